@@ -1,0 +1,74 @@
+"""Label sets, the product tree, and the maps between taxonomies, from `configs/taxonomy.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+TAXONOMY_PATH = Path(__file__).resolve().parent.parent / "configs" / "taxonomy.yaml"
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """Names of everything that can be found.
+
+    garment_classes: the detector's classes. class_of_tag: Clothing Co-Parsing tag → class.
+    ignored_tags: tags that are neither found nor missed. background_tags: not clothing.
+    sub_category_of: article type → subcategory. master_category_of: subcategory → master category.
+    attribute_labels: attribute outside the tree (gender, base_colour, season, usage) → labels.
+    """
+
+    garment_classes: tuple[str, ...]
+    class_of_tag: Mapping[str, str]
+    ignored_tags: tuple[str, ...]
+    background_tags: tuple[str, ...]
+    sub_category_of: Mapping[str, str]
+    master_category_of: Mapping[str, str]
+    attribute_labels: Mapping[str, tuple[str, ...]]
+
+    @property
+    def article_types(self) -> tuple[str, ...]:
+        return tuple(self.sub_category_of)
+
+    @property
+    def sub_categories(self) -> tuple[str, ...]:
+        return tuple(self.master_category_of)
+
+    @property
+    def master_categories(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.master_category_of.values()))
+
+    def labels_of(self, attribute: str) -> tuple[str, ...]:
+        """Every label an attribute may have. Raises `KeyError` for an unknown attribute."""
+        tree = {
+            "master_category": self.master_categories,
+            "sub_category": self.sub_categories,
+            "article_type": self.article_types,
+        }
+        return tree[attribute] if attribute in tree else self.attribute_labels[attribute]
+
+
+@cache
+def load_taxonomy(path: Path = TAXONOMY_PATH) -> Taxonomy:
+    """The taxonomy in `path`; read once per process."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    garments = content["garments"]
+    products: dict[str, dict[str, list[str]]] = content["products"]
+    return Taxonomy(
+        garment_classes=tuple(garments["classes"]),
+        class_of_tag={tag: name for name, tags in garments["classes"].items() for tag in tags},
+        ignored_tags=tuple(garments["ignore"]),
+        background_tags=tuple(garments["background"]),
+        sub_category_of={
+            article: sub
+            for subs in products.values()
+            for sub, articles in subs.items()
+            for article in articles
+        },
+        master_category_of={sub: master for master, subs in products.items() for sub in subs},
+        attribute_labels={name: tuple(values) for name, values in content["attributes"].items()},
+    )
