@@ -1,0 +1,161 @@
+"""Dominant colours of a region: name, hex, share.
+
+Names come from `configs/palette.yaml`; the nearest by CIEDE2000 wins (Sharma, Wu and Dalal, "The
+CIEDE2000 Color-Difference Formula", Color Research and Application 30(1), 2005).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from vision.garments import Colour
+
+PALETTE_PATH = Path(__file__).resolve().parent.parent / "configs" / "palette.yaml"
+
+# A region is read from at most this many pixels: more change no share by a percent.
+MAX_SAMPLES = 4096
+# Colours that cover less are seams, buttons and shadows.
+MIN_SHARE = 0.10
+MAX_COLOURS = 3
+# Levels of each channel in the table from RGB to palette entry.
+_LEVELS = 32
+# A border counts as plain background when its pixels differ by no more than this (0–255).
+_PLAIN_BORDER_DEVIATION = 12.0
+_BACKGROUND_TOLERANCE = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Palette:
+    """names: K names. nearest: (32, 32, 32) uint8, index of the entry nearest to an RGB cell."""
+
+    names: tuple[str, ...]
+    nearest: NDArray[np.uint8]
+
+
+@cache
+def load_palette(path: Path = PALETTE_PATH) -> Palette:
+    """The palette in `path`, with its look-up table; built once per process."""
+    entries: dict[str, str] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    centres = np.array([list(bytes.fromhex(code[1:])) for code in entries.values()], np.uint8)
+    axis = ((np.arange(_LEVELS) + 0.5) * 256 / _LEVELS).astype(np.uint8)
+    cells = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    distance = ciede2000(rgb_to_lab(cells)[:, None], rgb_to_lab(centres)[None])
+    nearest = distance.argmin(axis=1).astype(np.uint8).reshape(_LEVELS, _LEVELS, _LEVELS)
+    return Palette(names=tuple(entries), nearest=nearest)
+
+
+def dominant_colours(
+    pixels: NDArray[np.uint8],
+    mask: NDArray[np.bool_] | None = None,
+    palette: Palette | None = None,
+) -> tuple[Colour, ...]:
+    """Up to three colours that cover at least a tenth of the region, largest share first.
+
+    pixels: (H, W, 3) uint8 RGB. mask: (H, W) bool, the region; None for all of it. An empty
+    region has no colour. The hex of a colour is the median of the pixels that took its name.
+    """
+    palette = palette or load_palette()
+    samples = pixels.reshape(-1, 3) if mask is None else pixels[mask]
+    # Evenly spread samples keep the answer the same from run to run.
+    samples = samples[:: max(1, len(samples) // MAX_SAMPLES)]
+    if not len(samples):
+        return ()
+    cell = samples // (256 // _LEVELS)
+    names = palette.nearest[cell[:, 0], cell[:, 1], cell[:, 2]]
+    counts = np.bincount(names, minlength=len(palette.names))
+    largest = np.argsort(-counts, kind="stable")[:MAX_COLOURS]
+    shares = counts / len(samples)
+    return tuple(
+        Colour(
+            name=palette.names[index],
+            hex=_hex(np.median(samples[names == index], axis=0)),
+            share=round(float(shares[index]), 4),
+        )
+        for index in largest
+        # The largest stands even when no colour covers a tenth.
+        if shares[index] >= MIN_SHARE or index == largest[0]
+    )
+
+
+def foreground(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(H, W) bool: what stands out from a plain background, as in a packshot.
+
+    pixels: (H, W, 3) uint8 RGB. Background is what is connected to the border through similar
+    pixels. Where the border is not plain, or nothing stands out, all of the picture is foreground.
+    """
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    everything = np.ones(pixels.shape[:2], bool)
+    colour = np.median(border, axis=0)
+    if np.abs(border - colour).mean() > _PLAIN_BORDER_DEVIATION:
+        return everything
+    similar = (np.abs(pixels.astype(np.int16) - colour) <= _BACKGROUND_TOLERANCE).all(axis=2)
+    # One frame of background around the picture joins all its background that touches the border.
+    framed = np.pad(similar.astype(np.uint8), 1, constant_values=1)
+    _, labels = cv2.connectedComponents(framed, connectivity=4)
+    mask: NDArray[np.bool_] = (labels != labels[0, 0])[1:-1, 1:-1]
+    return mask if mask.any() else everything
+
+
+def rgb_to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(..., 3) uint8 sRGB to CIELAB under D65: L in [0, 100], a and b about [-128, 127]."""
+    flat = rgb.reshape(-1, 1, 3).astype(np.float32) / 255
+    return cv2.cvtColor(flat, cv2.COLOR_RGB2LAB).reshape(rgb.shape).astype(np.float64)
+
+
+def ciede2000(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Colour difference of (..., 3) CIELAB arrays that broadcast; 1 is about just noticeable.
+
+    The names are those of Sharma et al.; kL = kC = kH = 1.
+    """
+    lightness1, a1, b1 = np.moveaxis(first, -1, 0)
+    lightness2, a2, b2 = np.moveaxis(second, -1, 0)
+    mean_c = (np.hypot(a1, b1) + np.hypot(a2, b2)) / 2
+    g = 0.5 * (1 - np.sqrt(mean_c**7 / (mean_c**7 + 25.0**7)))
+    c1, h1 = _chroma_hue((1 + g) * a1, b1)
+    c2, h2 = _chroma_hue((1 + g) * a2, b2)
+
+    grey = c1 * c2 == 0
+    delta_hue = np.where(grey, 0, (h2 - h1 + 180) % 360 - 180)
+    delta_l = lightness2 - lightness1
+    delta_c = c2 - c1
+    delta_h = 2 * np.sqrt(c1 * c2) * np.sin(np.radians(delta_hue / 2))
+
+    mean_l = (lightness1 + lightness2) / 2
+    mean_c = (c1 + c2) / 2
+    mean_h = np.where(grey, h1 + h2, (h1 + delta_hue / 2) % 360)
+    t = (
+        1
+        - 0.17 * np.cos(np.radians(mean_h - 30))
+        + 0.24 * np.cos(np.radians(2 * mean_h))
+        + 0.32 * np.cos(np.radians(3 * mean_h + 6))
+        - 0.20 * np.cos(np.radians(4 * mean_h - 63))
+    )
+    s_l = 1 + 0.015 * (mean_l - 50) ** 2 / np.sqrt(20 + (mean_l - 50) ** 2)
+    s_c = 1 + 0.045 * mean_c
+    s_h = 1 + 0.015 * mean_c * t
+    rotation = 30 * np.exp(-(((mean_h - 275) / 25) ** 2))
+    r_t = -np.sin(np.radians(2 * rotation)) * 2 * np.sqrt(mean_c**7 / (mean_c**7 + 25.0**7))
+    squared = (
+        (delta_l / s_l) ** 2
+        + (delta_c / s_c) ** 2
+        + (delta_h / s_h) ** 2
+        + r_t * (delta_c / s_c) * (delta_h / s_h)
+    )
+    return np.asarray(np.sqrt(np.maximum(squared, 0)))
+
+
+def _chroma_hue(
+    a: NDArray[np.float64], b: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.hypot(a, b), np.degrees(np.arctan2(b, a)) % 360
+
+
+def _hex(rgb: NDArray[np.float64]) -> str:
+    return "#" + bytes(np.round(rgb).astype(np.uint8).tolist()).hex()
