@@ -1,0 +1,1 @@
+"""The service: pipeline, store, API and command line around the three models."""

@@ -1,0 +1,93 @@
+"""The only wiring: settings in, a container with everything that runs out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from classification.predictor import AttributeClassifier
+from detection.predictor import GarmentDetector
+from services.pipeline.fetch import Fetcher, FetchPolicy
+from services.pipeline.record import Recorder
+from services.pipeline.run import Pipeline
+from services.settings import Settings
+from services.store.analyses import AnalysisStore
+from services.store.embedded import EmbeddedPostgres
+from services.store.session import Database
+from style_maskrcnn.predictor import StyleModel
+from vision.bundle import Bundle, Task, open_bundle, resolve
+from vision.taxonomy import load_taxonomy
+
+
+@dataclass(frozen=True)
+class Container:
+    """What a process of the service is made of. Each part is built when it is first asked for.
+
+    `close` lets go of models, connections and the embedded server.
+    """
+
+    settings: Settings
+
+    @cached_property
+    def fetcher(self) -> Fetcher:
+        return Fetcher(FetchPolicy.from_settings(self.settings))
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        return build_pipeline(self.settings)
+
+    @cached_property
+    def embedded(self) -> EmbeddedPostgres | None:
+        """The embedded server, running; None when the settings name a database."""
+        if self.settings.database_url is not None:
+            return None
+        return EmbeddedPostgres(self.settings.data_dir)
+
+    @cached_property
+    def database(self) -> Database:
+        url = self.settings.database_url
+        if url is None:
+            assert self.embedded is not None
+            url = self.embedded.url
+        return Database(url, pool_size=self.settings.database_pool_size)
+
+    @cached_property
+    def analyses(self) -> AnalysisStore:
+        return AnalysisStore(self.database)
+
+    @cached_property
+    def recorder(self) -> Recorder:
+        return Recorder(self.pipeline, self.analyses)
+
+    def close(self) -> None:
+        built = self.__dict__
+        if "pipeline" in built:
+            self.pipeline.close()
+        if "database" in built:
+            self.database.close()
+        if built.get("embedded") is not None:
+            built["embedded"].stop()
+
+
+def build_container(settings: Settings) -> Container:
+    """The container of this process. Nothing is started yet."""
+    return Container(settings)
+
+
+def build_pipeline(settings: Settings) -> Pipeline:
+    """The three models the settings name, checked but not loaded.
+
+    Raises `PermanentError` (`bundle_invalid`) naming the file or bundle that is wrong.
+    """
+
+    def bundle(name: str, task: Task) -> Bundle:
+        return open_bundle(resolve(name, task, settings.weights_dir), task)
+
+    threads = settings.inference_threads
+    return Pipeline(
+        detector=GarmentDetector(bundle(settings.detector, "detection"), threads),
+        classifier=AttributeClassifier(bundle(settings.classifier, "classification"), threads),
+        style_model=StyleModel(bundle(settings.style_model, "style"), threads),
+        taxonomy=load_taxonomy(),
+        max_pixels=settings.image_max_pixels,
+    )

@@ -1,0 +1,150 @@
+"""The command line: `vestiary analyze`, `serve`, `worker`, `db upgrade`, `demo`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from services.annotate import annotate as draw_report
+from services.bootstrap import Container, build_container
+from services.console import report_table
+from services.pipeline.report_json import report_as_json
+from services.pipeline.run import AnalysisOptions
+from services.settings import Settings
+from vision.errors import ErrorCode, PermanentError, VestiaryError
+from vision.image import EncodedImage, decode
+
+app = typer.Typer(
+    help="Fashion photos in, structured catalogue data out.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+database_app = typer.Typer(help="The database schema.", no_args_is_help=True)
+app.add_typer(database_app, name="db")
+
+errors = Console(stderr=True)
+
+
+@app.command()
+def analyze(
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTO_OR_URL…")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a photo.")] = False,
+    annotate: Annotated[
+        Path | None, typer.Option(help="Write the photo with its garments drawn in.")
+    ] = None,
+    store: Annotated[bool, typer.Option(help="Keep the report in the database.")] = False,
+    min_score: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    gender: Annotated[str | None, typer.Option(help="Known gender, e.g. Women.")] = None,
+) -> None:
+    """Find and describe every garment in photos or URLs.
+
+    A photo that fails is reported on stderr with its code, the others are still done, and the
+    exit status is 1.
+    """
+    if annotate is not None and len(photos) > 1:
+        raise typer.BadParameter("--annotate takes one photo", param_hint="--annotate")
+    options = AnalysisOptions(
+        min_score=min_score, context={} if gender is None else {"gender": gender}
+    )
+    failed = False
+    with _container() as container:
+        for photo in photos:
+            try:
+                encoded = _read(container, photo)
+                report = (
+                    stored_as_json(container.recorder.record(encoded, options)[0])
+                    if store
+                    else report_as_json(container.pipeline.analyze(encoded, options))
+                )
+            except VestiaryError as error:
+                failed = True
+                errors.print(f"[red]{photo}: {error.code}: {error.message}[/red]", soft_wrap=True)
+                continue
+            if as_json:
+                typer.echo(json.dumps({"photo": photo, **report}))
+            else:
+                Console().print(report_table(photo, report))
+            if annotate is not None:
+                draw_report(decode(encoded), report).save(annotate)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option()] = None,
+    port: Annotated[int | None, typer.Option()] = None,
+) -> None:
+    """Serve the API with gunicorn until interrupted."""
+    from services.api.server import serve as serve_api
+
+    overrides = {"host": host, "port": port}
+    settings = Settings().model_copy(
+        update={name: value for name, value in overrides.items() if value is not None}
+    )
+    with _reported():
+        serve_api(settings)
+
+
+@app.command()
+def worker() -> None:
+    """Work on queued ingestions until interrupted."""
+    from services.ingestion.worker import run_worker
+
+    with _container() as container:
+        run_worker(container)
+
+
+@database_app.command()
+def upgrade() -> None:
+    """Bring the database to the newest schema."""
+    with _container() as container:
+        container.database.upgrade()
+        typer.echo("database is current")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where the annotated picture goes.")] = Path("output"),
+) -> None:
+    """Run the main job once, on a sample photo, with real parts only."""
+    from services.demo import run_demo
+
+    with _reported():
+        run_demo(Settings(), output)
+
+
+def _read(container: Container, photo: str) -> EncodedImage:
+    if photo.lower().startswith(("http://", "https://")):
+        return container.fetcher.fetch(photo)
+    path = Path(photo)
+    if not path.is_file():
+        raise PermanentError(ErrorCode.SOURCE_UNREACHABLE, "no such file")
+    return EncodedImage(data=path.read_bytes())
+
+
+@contextmanager
+def _container() -> Iterator[Container]:
+    with _reported():
+        container = build_container(Settings())
+        try:
+            yield container
+        finally:
+            container.close()
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Failures the product knows end in one line on stderr and exit status 1."""
+    try:
+        yield
+    except VestiaryError as error:
+        errors.print(f"[red]{error.code}: {error.message}[/red]", soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,46 @@
+"""A report, in its JSON form, as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+Json = Mapping[str, Any]
+
+_ATTRIBUTE_COLUMNS = ("article_type", "base_colour", "gender", "season", "usage")
+
+
+def report_table(photo: str, report: Json) -> Table:
+    """One row a garment; a confidence stands behind every answer."""
+    image = report["image"]
+    heading = f"{photo} · {image['width']}×{image['height']}"
+    if report["classified_whole"]:
+        heading += " · nothing detected, classified whole"
+    table = Table(title=heading, title_justify="left")
+    names = (name.replace("_", " ") for name in _ATTRIBUTE_COLUMNS)
+    for column in ("garment", *names, "colours", "style"):
+        table.add_column(column)
+    for garment in report["garments"]:
+        table.add_row(*_row(garment))
+    return table
+
+
+def _row(garment: Json) -> list[str]:
+    attributes = garment["attributes"]
+    style = garment["style"]
+    return [
+        _scored(garment["category"] or "whole photo", garment["score"]),
+        *(_answer(attributes.get(name)) for name in _ATTRIBUTE_COLUMNS),
+        ", ".join(f"{colour['name']} {colour['share']:.0%}" for colour in garment["colours"]),
+        "" if style is None else _scored(style["label"], style["score"]),
+    ]
+
+
+def _answer(answer: Json | None) -> str:
+    return "" if answer is None else _scored(answer["label"], answer["confidence"])
+
+
+def _scored(label: str, score: float | None) -> str:
+    return label if score is None else f"{label} {score:.2f}"

@@ -1,0 +1,1 @@
+"""One way through: fetch, decode, detect, crop, classify, style, assemble."""

@@ -1,0 +1,126 @@
+"""Join the detector's boxes and the style model's instances into garments, one to one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vision.garments import Detections, Style, StyleInstances
+from vision.image import RgbImage
+from vision.rle import Rle
+from vision.taxonomy import Taxonomy
+
+# Less overlap than this is two garments.
+MIN_IOU = 0.4
+# The two models name the same garment alike more often than not, so agreement breaks near-ties:
+# a shirt under an open jacket has nearly the jacket's box.
+AGREEMENT_BONUS = 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundGarment:
+    """A garment that a model saw, or the photo taken for one. Fields as in `Garment`."""
+
+    xyxy: tuple[float, float, float, float]
+    category: str | None
+    score: float | None
+    source: str
+    mask: Rle | None
+    style: Style | None
+
+
+def join(
+    detections: Detections, style: StyleInstances, taxonomy: Taxonomy
+) -> tuple[FoundGarment, ...]:
+    """Every detection with its style instance, if any, then the instances left over.
+
+    A detection keeps its box and category; the instance adds mask and style.
+    """
+    partner = match(detections, style, taxonomy)
+    found = [_from_detection(detections, i, style, partner.get(i)) for i in range(len(detections))]
+    taken = set(partner.values())
+    found += [
+        _from_style(style, j, taxonomy) for j in range(len(style)) if j not in taken
+    ]
+    return tuple(found)
+
+
+def whole_image(image: RgbImage) -> FoundGarment:
+    """The photo taken for a close-up of one garment."""
+    width, height = image.resolution_wh
+    return FoundGarment(
+        xyxy=(0.0, 0.0, float(width), float(height)),
+        category=None,
+        score=None,
+        source="whole_image",
+        mask=None,
+        style=None,
+    )
+
+
+def match(detections: Detections, style: StyleInstances, taxonomy: Taxonomy) -> dict[int, int]:
+    """Detection → instance, greedily by box IoU plus a bonus where the categories agree."""
+    iou = box_iou(detections.xyxy, style.xyxy)
+    instance_category = [taxonomy.class_of_tag.get(label) for label in style.labels]
+    agree = np.array(
+        [[label == category for category in instance_category] for label in detections.labels],
+        dtype=bool,
+    ).reshape(iou.shape)
+    affinity = np.where(iou >= MIN_IOU, iou + AGREEMENT_BONUS * agree, 0.0)
+    pairs: dict[int, int] = {}
+    while affinity.size and affinity.max() > 0:
+        i, j = (int(k) for k in np.unravel_index(affinity.argmax(), affinity.shape))
+        pairs[i] = j
+        affinity[i, :] = 0
+        affinity[:, j] = 0
+    return pairs
+
+
+def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, M) intersection over union of (N, 4) and (M, 4) `xyxy` boxes; 0 for empty boxes."""
+    top_left = np.maximum(first[:, None, :2], second[None, :, :2])
+    bottom_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    overlap = np.clip(bottom_right - top_left, 0, None).prod(axis=2).astype(np.float64)
+    area_first = np.clip(first[:, 2:] - first[:, :2], 0, None).prod(axis=1)
+    area_second = np.clip(second[:, 2:] - second[:, :2], 0, None).prod(axis=1)
+    union = area_first[:, None] + area_second[None] - overlap
+    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+
+
+def _from_detection(
+    detections: Detections, index: int, style: StyleInstances, partner: int | None
+) -> FoundGarment:
+    return FoundGarment(
+        xyxy=_box(detections.xyxy[index]),
+        category=detections.labels[index],
+        score=float(detections.scores[index]),
+        source="detection",
+        mask=None if partner is None else style.masks[partner],
+        style=None if partner is None else _style(style, partner),
+    )
+
+
+def _from_style(style: StyleInstances, index: int, taxonomy: Taxonomy) -> FoundGarment:
+    return FoundGarment(
+        xyxy=_box(style.xyxy[index]),
+        category=taxonomy.class_of_tag.get(style.labels[index]),
+        score=float(style.scores[index]),
+        source="style",
+        mask=style.masks[index],
+        style=_style(style, index),
+    )
+
+
+def _style(style: StyleInstances, index: int) -> Style:
+    return Style(
+        label=style.labels[index],
+        score=float(style.scores[index]),
+        attributes=style.attributes[index],
+    )
+
+
+def _box(xyxy: NDArray[np.float32]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = (float(value) for value in xyxy)
+    return x1, y1, x2, y2
