@@ -217,7 +217,7 @@ def _orientation(picture: Image.Image) -> int:
     try:
         exif.load(picture.info.get("exif", b""))
         orientation = exif.get(_EXIF_ORIENTATION, 1)
-    except Exception:  # a good picture is not lost to whatever its metadata trips over
+    except Exception:  # noqa: BLE001 - a good picture is not lost to what its metadata trips over
         return 1
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
