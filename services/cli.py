@@ -15,6 +15,7 @@ from rich.console import Console
 from services.annotate import annotate as draw_report
 from services.bootstrap import Container, build_container
 from services.console import report_table
+from services.pipeline.record import stored_as_json
 from services.pipeline.report_json import report_as_json
 from services.pipeline.run import AnalysisOptions
 from services.settings import Settings

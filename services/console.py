@@ -1,4 +1,4 @@
-"""A report, in its JSON form, as a table for people."""
+"""Reports as tables for people."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+
+from services.store.records import StoredAnalysis
 
 Json = Mapping[str, Any]
 
@@ -24,6 +26,25 @@ def report_table(photo: str, report: Json) -> Table:
         table.add_column(column)
     for garment in report["garments"]:
         table.add_row(*_row(garment))
+    return table
+
+
+def stored_table(stored: StoredAnalysis) -> Table:
+    """What the database holds of an analysis, one row a garment."""
+    table = Table(title=f"analysis {stored.id}", title_justify="left")
+    for column in ("garment id", "category", "article type", "confidence", "mask px", "embedding"):
+        table.add_column(column, no_wrap=True)
+    for garment_id, garment in zip(stored.garment_ids, stored.report.garments, strict=True):
+        labels = garment.labels
+        answer = None if labels is None else labels.attributes["article_type"]
+        table.add_row(
+            str(garment_id),
+            garment.category or "whole photo",
+            "" if answer is None else answer.label,
+            "" if answer is None else f"{answer.confidence:.2f}",
+            "" if garment.mask is None else str(garment.mask.area),
+            "" if labels is None else f"{len(labels.embedding)}-d",
+        )
     return table
 
 

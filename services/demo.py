@@ -15,13 +15,14 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import requests
 from rich.console import Console
 
 from services.annotate import annotate
 from services.bootstrap import build_container
-from services.console import report_table, stored_rows_table
+from services.console import report_table, stored_table
 from services.settings import Settings
 from vision.errors import ErrorCode, TransientError
 from vision.image import EncodedImage, decode
@@ -52,8 +53,9 @@ def run_demo(settings: Settings, output: Path, console: Console | None = None) -
             report = _analyze(api_url, photo_url)
         console.print(report_table(SAMPLE, report))
         console.print("Read back from Postgres:")
-        stored = container.analyses.get(report["id"])
-        console.print(stored_rows_table(stored))
+        stored = container.analyses.get(UUID(report["id"]))
+        assert stored is not None  # The API has just answered with its id.
+        console.print(stored_table(stored))
         picture = output / "demo.png"
         photo = EncodedImage(data=(SAMPLES_DIR / SAMPLE).read_bytes())
         annotate(decode(photo), report).save(picture)
