@@ -1,0 +1,110 @@
+"""A garment as a row, and back."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from services.store.tables import EMBEDDING_LENGTH, GarmentRow
+from vision.garments import ATTRIBUTES, Colour, Garment, Labels, Prediction, Style
+from vision.rle import Rle
+
+
+def row_from_garment(garment: Garment, analysis_id: uuid.UUID, ordinal: int) -> GarmentRow:
+    """Raises `ValueError` for an embedding of another length than the column's."""
+    x1, y1, x2, y2 = (float(value) for value in garment.xyxy)
+    labels, style = garment.labels, garment.style
+    return GarmentRow(
+        analysis_id=analysis_id,
+        ordinal=ordinal,
+        source=garment.source,
+        category=garment.category,
+        score=None if garment.score is None else float(garment.score),
+        x1=x1,
+        y1=y1,
+        x2=x2,
+        y2=y2,
+        mask=None if garment.mask is None else garment.mask.as_coco(),
+        attributes=None if labels is None else _predictions_to_json(labels.attributes),
+        colours=[
+            {"name": colour.name, "hex": colour.hex, "share": float(colour.share)}
+            for colour in garment.colours
+        ],
+        style=None
+        if style is None
+        else {
+            "label": style.label,
+            "score": float(style.score),
+            "attributes": _predictions_to_json(style.attributes),
+        },
+        style_label=None if style is None else style.label,
+        embedding=None if labels is None else _embedding(labels),
+        **({} if labels is None else _label_columns(labels)),
+    )
+
+
+def garment_from_row(row: GarmentRow) -> Garment:
+    """The garment, its embedding (loaded with the row) at the precision of the column."""
+    return Garment(
+        xyxy=(row.x1, row.y1, row.x2, row.y2),
+        category=row.category,
+        score=row.score,
+        source=row.source,
+        labels=None
+        if row.attributes is None
+        else Labels(
+            attributes=_predictions_from_json(row.attributes),
+            embedding=np.asarray(row.embedding.to_numpy(), dtype=np.float32),
+        ),
+        mask=None
+        if row.mask is None
+        else Rle(size=(row.mask["size"][0], row.mask["size"][1]), counts=row.mask["counts"]),
+        style=None if row.style is None else _style_from_json(row.style),
+        colours=tuple(
+            Colour(name=colour["name"], hex=colour["hex"], share=colour["share"])
+            for colour in row.colours
+        ),
+    )
+
+
+def _label_columns(labels: Labels) -> dict[str, str]:
+    return {name: labels.attributes[name].label for name in ATTRIBUTES if name in labels.attributes}
+
+
+def _embedding(labels: Labels) -> list[float]:
+    if labels.embedding.shape != (EMBEDDING_LENGTH,):
+        raise ValueError(f"embeddings are ({EMBEDDING_LENGTH},), not {labels.embedding.shape}")
+    return labels.embedding.astype(float).tolist()
+
+
+def _predictions_to_json(predictions: Mapping[str, Prediction]) -> dict[str, Any]:
+    return {
+        name: {
+            "label": answer.label,
+            "confidence": float(answer.confidence),
+            "alternatives": [[label, float(share)] for label, share in answer.alternatives],
+        }
+        for name, answer in predictions.items()
+    }
+
+
+def _predictions_from_json(content: Mapping[str, Any]) -> dict[str, Prediction]:
+    return {
+        name: Prediction(
+            label=answer["label"],
+            confidence=answer["confidence"],
+            alternatives=tuple((label, share) for label, share in answer["alternatives"]),
+        )
+        for name, answer in content.items()
+    }
+
+
+def _style_from_json(content: Mapping[str, Any]) -> Style:
+    return Style(
+        label=content["label"],
+        score=content["score"],
+        attributes=_predictions_from_json(content["attributes"]),
+    )

@@ -1,0 +1,64 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import NullPool, create_engine, make_url, text
+
+from services.store.analyses import AnalysisStore
+from services.store.embedded import EmbeddedPostgres
+from services.store.session import Database
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A real PostgreSQL for the run of the tests, with every migration applied."""
+    # Not pytest's tmp_path: a Unix socket's path may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="vestiary-test-"))
+    with EmbeddedPostgres(folder) as server:
+        migrated = Database(server.url)
+        migrated.upgrade()
+        migrated.close()
+        yield server
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def empty_database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A database without tables."""
+    yield from _database(postgres, template="template1")
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A database with every table and no row, for one test."""
+    yield from _database(postgres, template="vestiary")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def analyses(database: Database) -> AnalysisStore:
+    return AnalysisStore(database)
+
+
+def _database(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    admin_url = make_url(postgres.url).set(database="postgres")
+    admin = create_engine(admin_url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    yield admin_url.set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
