@@ -38,8 +38,11 @@ from vision.image import EncodedImage, sniff
 MAX_HEADER_BYTES = 64 * 1024
 SIGNATURE_BYTES = 12
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# Answers that ask to come again, beside all of 5xx.
+# Answers that a later try may better, beside all of 5xx.
 TRY_AGAIN = frozenset({408, 425, 429})
+
+# libcurl's CURLE_TOO_LARGE (a header line over its own limit), which pycurl has no name for.
+_E_TOO_LARGE = 100
 
 _STATUS_LINE = re.compile(rb"HTTP/[0-9.]+ +([0-9]{3})")
 
@@ -233,7 +236,7 @@ class _Transfer:
         """One header line; -1 ends the transfer."""
         self._header_bytes += len(line)
         if self._header_bytes > MAX_HEADER_BYTES:
-            return self._stop(_too_large("the source's headers are too large"))
+            return self._stop(_headers_too_large())
         if match := _STATUS_LINE.match(line):
             self.status = int(match[1])
             self._location = None
@@ -257,12 +260,7 @@ class _Transfer:
             and sniff(bytes(self._body[:SIGNATURE_BYTES])) is None
         ):
             # Content-Type is not asked: pictures come as octet-stream, and error pages as pictures.
-            return self._stop(
-                PermanentError(
-                    ErrorCode.UNSUPPORTED_MEDIA,
-                    "the source did not send a JPEG, PNG, WEBP or GIF image",
-                )
-            )
+            return self._stop(_not_an_image())
         return len(chunk)
 
     def location(self) -> str:
@@ -290,6 +288,10 @@ class _Transfer:
             raise _timed_out()
         if curl_code == pycurl.E_FILESIZE_EXCEEDED:
             raise self._body_too_large()
+        if curl_code == _E_TOO_LARGE:
+            raise _headers_too_large()
+        if curl_code == pycurl.E_BAD_CONTENT_ENCODING:
+            raise _not_an_image()
         if curl_code == pycurl.E_PARTIAL_FILE or self._body:
             raise TransientError(
                 ErrorCode.SOURCE_INCOMPLETE, "the source sent only a part of the image"
@@ -308,7 +310,8 @@ class _Transfer:
         return -1
 
     def _status_error(self) -> VestiaryError:
-        kind = TransientError if self.status >= 500 or self.status in TRY_AGAIN else PermanentError
+        may_pass = 500 <= self.status <= 599 or self.status in TRY_AGAIN
+        kind = TransientError if may_pass else PermanentError
         return kind(ErrorCode.SOURCE_STATUS, f"the source answered with status {self.status}")
 
     def _body_too_large(self) -> PermanentError:
@@ -334,6 +337,16 @@ def _blocked() -> PermanentError:
 
 def _timed_out() -> TransientError:
     return TransientError(ErrorCode.SOURCE_TIMEOUT, "the source took too long to answer")
+
+
+def _not_an_image() -> PermanentError:
+    return PermanentError(
+        ErrorCode.UNSUPPORTED_MEDIA, "the source did not send a JPEG, PNG, WEBP or GIF image"
+    )
+
+
+def _headers_too_large() -> PermanentError:
+    return _too_large("the source's headers are too large")
 
 
 def _too_large(message: str) -> PermanentError:
