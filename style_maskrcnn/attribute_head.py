@@ -1,0 +1,87 @@
+"""Attribute head: values of named groups for each instance.
+
+Jia et al., "Fashionpedia: Ontology, Segmentation, and an Attribute Localization Dataset", ECCV 2020
+(Attribute-Mask R-CNN). Here the values of a group exclude each other (softmax), since groups are
+such as sleeve length, usage or season.
+
+Dimension glossary
+    R: instances; D: pyramid channels; G: groups; V: values of all groups together, group by group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from style_maskrcnn.config import AttributeGroup
+
+POOL_SIZE = 7
+UNLABELLED = -1
+
+
+class AttributeHead(nn.Module):
+    """(R, D, 7, 7) → logits (R, V). With no groups V is 0 and nothing is computed."""
+
+    def __init__(
+        self, channels: int, groups: Sequence[AttributeGroup], width: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.groups = tuple(groups)
+        self.value_count = sum(len(group.values) for group in self.groups)
+        self.layers: nn.Module | None = None
+        if not self.groups:
+            return
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(channels * POOL_SIZE**2, width),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(width, self.value_count),
+        )
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        if self.layers is None:
+            return pooled.new_zeros((len(pooled), 0))
+        return self.layers(pooled).float()
+
+
+def attribute_loss(
+    logits: Tensor,
+    labels: Tensor,
+    groups: Sequence[AttributeGroup],
+    weights: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Sum over groups of the mean cross-entropy of the labelled instances.
+
+    logits: (R, V). labels: (R, G) int64, index of the value within its group or `UNLABELLED`.
+    weights: group → (values,) class weights. A group that no instance has a label for adds 0.
+    """
+    total = logits.sum() * 0
+    start = 0
+    for column, group in enumerate(groups):
+        stop = start + len(group.values)
+        known = labels[:, column] != UNLABELLED
+        if bool(known.any()):
+            total = total + nn.functional.cross_entropy(
+                logits[known, start:stop],
+                labels[known, column],
+                weight=None if weights is None else weights[group.name],
+            )
+        start = stop
+    return total
+
+
+def balanced_weights(labels: Tensor, value_count: int, power: float) -> Tensor:
+    """(values,) class weights ∝ frequency^-power with mean 1 over the labelled (R,) instances.
+
+    power 0 leaves every instance alike, 1 every value alike. Values never seen get 0.
+    """
+    known = labels[labels != UNLABELLED]
+    counts = torch.bincount(known, minlength=value_count).float()
+    raw = torch.where(counts > 0, counts.clamp(min=1) ** -power, torch.zeros_like(counts))
+    return raw * (counts.sum() / (raw * counts).sum().clamp(min=1e-9))

@@ -1,0 +1,142 @@
+"""The whole network: photo → boxes, tags, masks and attributes.
+
+He et al., "Mask R-CNN", ICCV 2017, with the attribute head of Jia et al., ECCV 2020.
+
+    photo → backbone → pyramid ┬→ proposals → pool 7×7  → box head ─→ detections
+                               ├──────────── pool 14×14 → mask head ←─┤
+                               └──────────── pool 7×7 → attribute head ←┘
+
+Dimension glossary
+    B: batch; H, W: padded input size, multiples of 32; D: pyramid channels; C: classes; V: values
+    of all attribute groups; N: detections of one photo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from style_maskrcnn import backbone
+from style_maskrcnn.attribute_head import AttributeHead
+from style_maskrcnn.attribute_head import POOL_SIZE as ATTRIBUTE_POOL
+from style_maskrcnn.box_head import POOL_SIZE as BOX_POOL
+from style_maskrcnn.box_head import BoxHead, RoiSample
+from style_maskrcnn.config import AttributeGroup, NetworkConfig
+from style_maskrcnn.fpn import FeaturePyramid
+from style_maskrcnn.mask_head import POOL_SIZE as MASK_POOL
+from style_maskrcnn.mask_head import MaskHead, mask_loss, mask_targets
+from style_maskrcnn.pooling import batch_rois, pool
+from style_maskrcnn.rpn import RegionProposalNetwork
+from style_maskrcnn.targets import Target
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkOutput:
+    """What the network says of one photo, best first, in pixels of its input.
+
+    boxes: (N, 4) float32 xyxy. scores: (N,) float32. class_ids: (N,) int64. masks: (N, 28, 28)
+    float32 probabilities over each box. attributes: (N, V) float32 logits.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    class_ids: Tensor
+    masks: Tensor
+    attributes: Tensor
+
+
+class StyleNetwork(nn.Module):
+    """Mask R-CNN with an attribute head.
+
+    class_count: C, without the background. mask_channel_of_class: (C,), see `MaskHead`.
+    groups: the attribute groups; none is a plain Mask R-CNN.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        class_count: int,
+        mask_channel_of_class: Sequence[int],
+        groups: Sequence[AttributeGroup] = (),
+        *,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(mask_channel_of_class) != class_count:
+            raise ValueError(f"{len(mask_channel_of_class)} mask channels, {class_count} classes")
+        self.config = config
+        self.strides = backbone.STRIDES
+        self.backbone = backbone.Backbone(pretrained, config.frozen_stages)
+        self.pyramid = FeaturePyramid(backbone.CHANNELS, config.channels)
+        self.rpn = RegionProposalNetwork(config.channels, self.strides, config.proposals)
+        self.box_head = BoxHead(config.channels, class_count, config.box_head)
+        self.mask_head = MaskHead(
+            config.channels, config.mask_head.width, config.mask_head.depth, mask_channel_of_class
+        )
+        self.attribute_head = AttributeHead(
+            config.channels, groups, config.attribute_head.width, config.attribute_head.dropout
+        )
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) normalised photos → the pyramid's levels."""
+        return self.pyramid(self.backbone(images))
+
+    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The five losses of boxes and masks by name; their sum is minimised."""
+        height, width = images.shape[-2:]
+        features = self.features(images)
+        rpn_output = self.rpn(features)
+        samples = self.box_head.choose(
+            self.rpn.proposals(rpn_output, height, width), targets
+        )
+        pooled = self._pool(features, [s.boxes for s in samples], BOX_POOL)
+        logits, deltas = self.box_head(pooled)
+        return {
+            **self.rpn.losses(rpn_output, targets),
+            **self.box_head.losses(logits, deltas, samples, targets),
+            "mask": self._mask_loss(features, samples, targets),
+        }
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        """Detections of one (1, 3, H, W) photo."""
+        height, width = _size(images)
+        features = self.features(images)
+        proposals = self.rpn.proposals(self.rpn(features), height, width)[0]
+        logits, deltas = self.box_head(self._pool(features, [proposals], BOX_POOL))
+        found = self.box_head.detect(logits, deltas, proposals, height, width)
+        masks = self.mask_head(self._pool(features, [found.boxes], MASK_POOL), found.class_ids)
+        attributes = self.attribute_head(self.attribute_features(features, [found.boxes]))
+        return NetworkOutput(
+            found.boxes, found.scores, found.class_ids, torch.sigmoid(masks), attributes
+        )
+
+    def attribute_features(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """(R, D, 7, 7) input of the attribute head for the photos' boxes, photo after photo."""
+        return self._pool(features, boxes, ATTRIBUTE_POOL)
+
+    def _pool(self, features: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
+        rois = batch_rois(boxes)
+        return pool(features, self.strides, rois, size, self.config.canonical_size)
+
+    def _mask_loss(
+        self, features: Sequence[Tensor], samples: Sequence[RoiSample], targets: Sequence[Target]
+    ) -> Tensor:
+        positives = [s.positives for s in samples]
+        boxes = [s.boxes[p] for s, p in zip(samples, positives, strict=True)]
+        class_ids = torch.cat([s.class_ids[p] for s, p in zip(samples, positives, strict=True)])
+        wanted = torch.cat(
+            [
+                mask_targets(t.masks, b, s.matched[p])
+                for t, b, s, p in zip(targets, boxes, samples, positives, strict=True)
+            ]
+        )
+        return mask_loss(self.mask_head(self._pool(features, boxes, MASK_POOL), class_ids), wanted)
+
+
+def _size(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Height and width as tensors, so that an exported graph computes them from its input."""
+    shape = torch._shape_as_tensor(images)
+    return shape[2], shape[3]

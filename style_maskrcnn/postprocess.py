@@ -1,0 +1,223 @@
+"""From the network's raw answers to instances in the upright photo's pixels.
+
+Dimension glossary
+    N: instances; V: attribute values of all groups together; H, W: the photo; S: side of a raw mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from style_maskrcnn.preprocess import NetworkInput
+from vision.garments import UNKNOWN, Prediction, StyleInstances
+from vision.rle import Rle
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class RawOutput:
+    """The network's answer for one photo, best first, in pixels of its input.
+
+    boxes: (N, 4) float32. scores: (N,) float32. class_ids: (N,) int64. masks: (N, S, S) float32
+    probabilities over each box. attributes: (N, V) float32 logits.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    masks: NDArray[np.float32]
+    attributes: NDArray[np.float32]
+
+    def best(self, min_score: float, max_count: int) -> RawOutput:
+        """The best `max_count` with a score of at least `min_score`."""
+        keep = np.flatnonzero(self.scores >= min_score)[:max_count]
+        return RawOutput(
+            self.boxes[keep],
+            self.scores[keep],
+            self.class_ids[keep],
+            self.masks[keep],
+            self.attributes[keep],
+        )
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """An attribute group of a bundle. values: in the order of the logits. min_confidence: below it
+    the answer is `unknown`. categories: class names it is asked of; empty means all. temperature:
+    divides the logits, so that confidences match how often they are right."""
+
+    name: str
+    values: tuple[str, ...]
+    min_confidence: float = 0.0
+    categories: tuple[str, ...] = ()
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """What a bundle's answers mean.
+
+    class_names: C tags. coarse_of_class: the garment class of each. groups: in the order of the
+    logits. serving_score: instances at least this sure are believed. mask_threshold: probability
+    from which a pixel is inside.
+    """
+
+    class_names: tuple[str, ...]
+    coarse_of_class: tuple[str, ...]
+    groups: tuple[GroupSpec, ...]
+    serving_score: float
+    mask_threshold: float = 0.5
+    duplicate_iou: float = 0.6
+
+
+def postprocess(
+    raw: RawOutput, source: NetworkInput, spec: OutputSpec, *, believed_only: bool
+) -> StyleInstances:
+    """Instances of one photo.
+
+    believed_only: keep only instances at or above the serving score that are no second opinion on
+    the pixels of a surer one, as the service does. Otherwise all are kept, since average precision
+    wants the doubtful ones too. Either way believed instances share no pixel.
+    """
+    if believed_only:
+        raw = raw.best(spec.serving_score, len(raw.scores))
+    width, height = source.original_wh
+    boxes = source.to_original(raw.boxes)
+    masks = [
+        paste_mask(mask, box, (height, width), spec.mask_threshold)
+        for mask, box in zip(raw.masks, boxes, strict=True)
+    ]
+    believed = believed_instances(masks, raw.scores, spec.serving_score, spec.duplicate_iou)
+    for index, mask in resolve_overlaps({i: masks[i] for i in believed}).items():
+        masks[index] = mask
+    candidates = believed if believed_only else range(len(masks))
+    kept = [i for i in candidates if masks[i].any()]
+    if not kept:
+        return StyleInstances.empty(spec.class_names)
+    return StyleInstances(
+        xyxy=np.stack([mask_box(masks[i]) for i in kept]),
+        scores=raw.scores[kept],
+        class_ids=raw.class_ids[kept],
+        class_names=spec.class_names,
+        masks=tuple(Rle.encode(masks[i]) for i in kept),
+        attributes=tuple(
+            predictions(raw.attributes[i], spec.groups, spec.class_names[raw.class_ids[i]])
+            for i in kept
+        ),
+    )
+
+
+def paste_mask(
+    probabilities: NDArray[np.float32],
+    box: NDArray[np.float32],
+    size_hw: tuple[int, int],
+    threshold: float,
+) -> Mask:
+    """(H, W) bool from (S, S) probabilities over `box` (xyxy, in pixels of the photo).
+
+    Bilinear, zero beyond the mask's edge, cell centres at half pixels (RoIAlign's convention). Each
+    axis is a small matrix of interpolation weights, so a paste is two matrix products.
+    """
+    height, width = size_hw
+    x1, y1, x2, y2 = (float(edge) for edge in box)
+    left, top = max(0, int(np.floor(x1))), max(0, int(np.floor(y1)))
+    right, bottom = min(width, int(np.ceil(x2))), min(height, int(np.ceil(y2)))
+    pasted = np.zeros(size_hw, np.bool_)
+    if right <= left or bottom <= top:
+        return pasted
+    rows = _interpolation(top, bottom, y1, y2, probabilities.shape[0])
+    columns = _interpolation(left, right, x1, x2, probabilities.shape[1])
+    pasted[top:bottom, left:right] = rows @ probabilities @ columns.T >= threshold
+    return pasted
+
+
+def believed_instances(
+    masks: Sequence[Mask], scores: NDArray[np.float32], min_score: float, duplicate_iou: float
+) -> list[int]:
+    """Indices of sure instances, best first, without those whose mask a surer one already has.
+
+    The network suppresses duplicates within a tag; here a "blouse" and a "shirt" on the same pixels
+    are one garment, and the surer name stays.
+    """
+    believed: list[int] = []
+    for index in np.argsort(-scores, kind="stable"):
+        if scores[index] < min_score:
+            break
+        if all(mask_iou(masks[index], masks[other]) < duplicate_iou for other in believed):
+            believed.append(int(index))
+    return believed
+
+
+def resolve_overlaps(masks: Mapping[int, Mask]) -> dict[int, Mask]:
+    """Masks that share no pixel: a contested pixel goes to the smallest instance.
+
+    A belt lies on a dress and a bag before a coat, so the smaller is the one in front. Masks may
+    come out empty.
+    """
+    resolved: dict[int, Mask] = {}
+    taken: Mask | None = None
+    for index in sorted(masks, key=lambda i: (int(masks[i].sum()), i)):
+        mask = masks[index]
+        resolved[index] = mask if taken is None else mask & ~taken
+        taken = mask.copy() if taken is None else taken | mask
+    return resolved
+
+
+def mask_iou(first: Mask, second: Mask) -> float:
+    """Intersection over union of two (H, W) masks; 0 for two empty ones."""
+    union = int((first | second).sum())
+    return int((first & second).sum()) / union if union else 0.0
+
+
+def mask_box(mask: Mask) -> NDArray[np.float32]:
+    """(4,) float32 xyxy around the pixels of a mask that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+
+
+def predictions(
+    logits: NDArray[np.float32], groups: Sequence[GroupSpec], class_name: str
+) -> dict[str, Prediction]:
+    """Answers of one instance from its (V,) logits, for the groups asked of its class."""
+    answers: dict[str, Prediction] = {}
+    start = 0
+    for group in groups:
+        stop = start + len(group.values)
+        if not group.categories or class_name in group.categories:
+            answers[group.name] = _prediction(logits[start:stop], group)
+        start = stop
+    return answers
+
+
+def _prediction(logits: NDArray[np.float32], group: GroupSpec) -> Prediction:
+    probabilities = softmax(logits / group.temperature)
+    order = np.argsort(-probabilities, kind="stable")
+    best = int(order[0])
+    confidence = float(probabilities[best])
+    return Prediction(
+        label=group.values[best] if confidence >= group.min_confidence else UNKNOWN,
+        confidence=confidence,
+        alternatives=tuple((group.values[i], float(probabilities[i])) for i in order[:3]),
+    )
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities along the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    normalised: NDArray[np.float32] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return normalised
+
+
+def _interpolation(first: int, last: int, start: float, end: float, cells: int) -> NDArray[np.float32]:
+    """(last - first, cells) weights of the cells for each pixel of a box's side [start, end)."""
+    pixels = np.arange(first, last, dtype=np.float32) + np.float32(0.5)
+    positions = (pixels - start) * (cells / max(end - start, 1e-6)) - 0.5
+    weights: NDArray[np.float32] = np.maximum(
+        0, 1 - np.abs(positions[:, None] - np.arange(cells, dtype=np.float32))
+    ).astype(np.float32)
+    return weights

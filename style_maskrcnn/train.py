@@ -1,0 +1,410 @@
+"""Training of boxes, tags and masks on Clothing Co-Parsing; the attribute head follows on its own.
+
+A run lives in one folder: `last.pt` (to resume from), `best.pt` (averaged weights of the best
+validation), `log.csv`. The same command goes on where the last one stopped, on the same batches.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from style_maskrcnn.config import AttributeGroup, Config, parse
+from style_maskrcnn.datasets import (
+    Batch,
+    LabelSet,
+    Sample,
+    batches_of_epoch,
+    decode_photo,
+    epoch_order,
+    known_tags,
+    make_samples,
+    read_instances,
+    repeat_factors,
+    split_ids,
+)
+from style_maskrcnn.network import StyleNetwork
+from style_maskrcnn.postprocess import OutputSpec, RawOutput, postprocess
+from style_maskrcnn.preprocess import InputSpec, preprocess
+from style_maskrcnn.scoring import Truth, coarse_scores, fine_scores
+from style_maskrcnn.targets import Target
+from training.ccp import CcpDataset
+from vision.errors import ErrorCode, PermanentError
+from vision.garments import StyleInstances
+from vision.taxonomy import Taxonomy, load_taxonomy
+
+LAST, BEST, LOG = "last.pt", "best.pt", "log.csv"
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What a run reads once. truth: annotated instances of the validation photos."""
+
+    labels: LabelSet
+    train: list[Sample]
+    validation: list[Sample]
+    truth: Truth
+    taxonomy: Taxonomy
+
+
+@dataclass
+class Progression:
+    """How far a run is; stored in `last.pt`. best: the best validation score so far."""
+
+    step: int = 0
+    minutes: float = 0.0
+    best: float = -1.0
+
+
+def load_data(path: Path, config: Config) -> Data:
+    """Samples of the train and validation splits; the train split alone decides the tags."""
+    dataset, taxonomy = CcpDataset(path), load_taxonomy()
+    for skipped in dataset.skipped:
+        log.warning("photo_skipped", action="train", photo=skipped.photo_id, reason=skipped.reason)
+    found = {
+        split: read_instances(
+            dataset, split_ids(dataset, split, config.data.fractions, config.data.salt), taxonomy
+        )
+        for split in ("train", "validation")
+    }
+    labels = known_tags(found["train"], taxonomy, config.data.min_instances)
+    return Data(
+        labels=labels,
+        train=make_samples(dataset, found["train"], labels),
+        validation=make_samples(dataset, found["validation"], labels),
+        truth=found["validation"],
+        taxonomy=taxonomy,
+    )
+
+
+def train(config: Config, data_path: Path, run: Path, threads: int = 0) -> Path:
+    """Train to the end and return the path of the best checkpoint.
+
+    Raises `PermanentError` (`dataset_invalid`) when the data cannot be used.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(config.schedule.seed)
+    run.mkdir(parents=True, exist_ok=True)
+    data = load_data(data_path, config)
+    if len(data.train) < config.schedule.batch_size:
+        raise PermanentError(
+            ErrorCode.DATASET_INVALID, f"{data_path} has {len(data.train)} photos to train on"
+        )
+    Trainer(config, data, run).run()
+    return run / BEST
+
+
+class Trainer:
+    """One run: the network, its averaged twin, the optimiser and where they are."""
+
+    def __init__(self, config: Config, data: Data, run: Path) -> None:
+        self.config, self.data, self.folder = config, data, run
+        self.network = build(config, data.labels, pretrained=config.network.pretrained)
+        self.network.to(memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimizer = make_optimizer(self.network, config)
+        self.factors = repeat_factors(data.train, config.data.repeat_threshold)
+        # Every epoch draws its repeats anew; the schedule counts with their expectation.
+        self.steps_per_epoch = int(self.factors.sum()) // config.schedule.batch_size
+        self.total_steps = self.steps_per_epoch * config.schedule.epochs
+        self.at = Progression()
+        if (run / LAST).is_file():
+            self._resume()
+
+    def run(self) -> None:
+        """Train from where the run stands to its end."""
+        started = time.monotonic() - self.at.minutes * 60
+        saved = time.monotonic()
+        every = max(1, self.total_steps // self.config.schedule.evaluations)
+        with progress_bar() as bar:
+            task = bar.add_task("training", total=self.total_steps, completed=self.at.step)
+            while self.at.step < self.total_steps:
+                losses = self._step()
+                self.at.minutes = (time.monotonic() - started) / 60
+                bar.update(task, completed=self.at.step)
+                if self.at.step % 20 == 0:
+                    self._write_log(losses)
+                if self.at.step % every == 0 or self.at.step == self.total_steps:
+                    self._evaluate()
+                if time.monotonic() - saved > 60 * self.config.schedule.checkpoint_minutes:
+                    self._save()
+                    saved = time.monotonic()
+        self._save()
+
+    def _step(self) -> dict[str, float]:
+        schedule = self.config.schedule
+        rate = learning_rate_factor(self.at.step, self.total_steps, schedule.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * rate
+        batch = self._batch(self.at.step)
+        images = torch.from_numpy(batch.images).contiguous(memory_format=torch.channels_last)
+        self.network.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
+            losses = self.network.losses(images, targets_of(batch))
+        total = torch.stack(list(losses.values())).sum()
+        if not bool(torch.isfinite(total)):
+            raise FloatingPointError(f"the loss at step {self.at.step} is {float(total)}")
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), schedule.gradient_norm)
+        self.optimizer.step()
+        self.at.step += 1
+        average(self.averaged, self.network, averaging_decay(self.at.step, schedule.averaging))
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _batch(self, step: int) -> Batch:
+        schedule = self.config.schedule
+        epoch, index = divmod(step, self.steps_per_epoch)
+        order = epoch_order(self.factors, schedule.seed, epoch)
+        # Rounded repeats may leave an epoch a little short; its photos then start over.
+        order = np.resize(order, self.steps_per_epoch * schedule.batch_size)
+        batches = batches_of_epoch(
+            self.data.train,
+            order,
+            schedule.batch_size,
+            self.config.input.train_long_sides,
+            (schedule.seed, epoch),
+            first=index,
+        )
+        return next(batches)
+
+    def _evaluate(self) -> None:
+        spec = output_spec(self.data.labels)
+        found = predict_samples(
+            self.averaged, self.data.validation, self.config.input.long_side, spec
+        )
+        fine = fine_scores(self.data.truth, found, self.data.labels.class_names)
+        coarse = coarse_scores(self.data.truth, found, self.data.taxonomy)
+        scores = {
+            "fine_mask_AP": fine["mask"]["AP"],
+            "fine_mask_AP50": fine["mask"]["AP50"],
+            "coarse_mask_AP": coarse["mask"]["AP"],
+            "coarse_mask_AP50": coarse["mask"]["AP50"],
+            "coarse_box_AP50": coarse["box"]["AP50"],
+        }
+        log.info("validated", action="train", step=self.at.step, **scores)
+        self._write_log(scores)
+        value = ((fine["mask"]["AP"] or 0.0) + (coarse["mask"]["AP"] or 0.0)) / 2
+        if value > self.at.best:
+            self.at.best = value
+            save_checkpoint(
+                self.folder / BEST, self.averaged, self.config, self.data.labels, scores=scores
+            )
+
+    def _save(self) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "at": dataclasses.asdict(self.at),
+            "class_names": self.data.labels.class_names,
+        }
+        write_atomically(self.folder / LAST, state)
+
+    def _resume(self) -> None:
+        state = torch.load(self.folder / LAST, map_location="cpu", weights_only=True)
+        if tuple(state["class_names"]) != self.data.labels.class_names:
+            raise PermanentError(
+                ErrorCode.DATASET_INVALID,
+                f"{self.folder / LAST} was trained on other tags; choose another run folder",
+            )
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.at = Progression(**state["at"])
+        log.info("resumed", action="train", step=self.at.step, minutes=round(self.at.minutes, 1))
+
+    def _write_log(self, values: Mapping[str, Any]) -> None:
+        path = self.folder / LOG
+        is_new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(["step", "minutes", "name", "value"])
+            for name, value in values.items():
+                writer.writerow([self.at.step, f"{self.at.minutes:.2f}", name, value])
+
+
+def build(
+    config: Config,
+    labels: LabelSet,
+    groups: Sequence[AttributeGroup] = (),
+    *,
+    pretrained: bool = False,
+) -> StyleNetwork:
+    """The network of a run."""
+    return StyleNetwork(
+        config.network,
+        len(labels.class_names),
+        labels.mask_channel_of_class,
+        groups,
+        pretrained=pretrained,
+    )
+
+
+def make_optimizer(network: StyleNetwork, config: Config) -> torch.optim.Optimizer:
+    """AdamW; the backbone learns slower, and vectors (biases) do not decay."""
+    schedule = config.schedule
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            key = (name.startswith("backbone."), parameter.ndim > 1)
+            groups.setdefault(key, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "base_lr": schedule.learning_rate * (schedule.backbone_rate if is_backbone else 1),
+                "weight_decay": schedule.weight_decay if decays else 0.0,
+            }
+            for (is_backbone, decays), parameters in groups.items()
+        ],
+        lr=schedule.learning_rate,
+    )
+
+
+def learning_rate_factor(step: int, total: int, warmup: int) -> float:
+    """Share of the peak rate: linear from 0 over the warm-up, then half a cosine to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def averaging_decay(step: int, decay: float) -> float:
+    """The average's decay, shorter at the start so that random first weights are soon forgotten."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+def average(averaged: StyleNetwork, network: StyleNetwork, decay: float) -> None:
+    """Move the averaged weights towards the current ones, in place."""
+    with torch.no_grad():
+        for kept, current in zip(averaged.parameters(), network.parameters(), strict=True):
+            if current.requires_grad:
+                kept.lerp_(current, 1 - decay)
+
+
+def targets_of(batch: Batch) -> list[Target]:
+    """Ground truth of a batch as tensors."""
+    return [
+        Target(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
+        for arrays in zip(
+            batch.boxes, batch.class_ids, batch.masks, batch.ignore_boxes, strict=True
+        )
+    ]
+
+
+def output_spec(labels: LabelSet, serving_score: float = 0.5) -> OutputSpec:
+    """How answers are read while nothing has been calibrated yet."""
+    return OutputSpec(labels.class_names, labels.coarse_of_class, (), serving_score)
+
+
+def predict_samples(
+    network: StyleNetwork, samples: Sequence[Sample], long_side: int, spec: OutputSpec
+) -> dict[str, StyleInstances]:
+    """Instances of each photo by id, as `evaluate` would find them in the exported bundle."""
+    network.eval()
+    return {
+        sample.photo_id: predict_photo(network, decode_photo(sample), long_side, spec)
+        for sample in samples
+    }
+
+
+def predict_photo(
+    network: StyleNetwork, pixels: Any, long_side: int, spec: OutputSpec
+) -> StyleInstances:
+    """Instances of one upright photo, doubtful ones too."""
+    source = preprocess(pixels, InputSpec(long_side))
+    with torch.no_grad():
+        output = network(torch.from_numpy(source.tensor))
+    raw = RawOutput(
+        output.boxes.numpy(),
+        output.scores.numpy(),
+        output.class_ids.numpy(),
+        output.masks.numpy(),
+        output.attributes.numpy(),
+    )
+    return postprocess(raw, source, spec, believed_only=False)
+
+
+def save_checkpoint(
+    path: Path,
+    network: StyleNetwork,
+    config: Config,
+    labels: LabelSet,
+    groups: Sequence[AttributeGroup] = (),
+    **facts: Any,
+) -> None:
+    """Weights with all that is needed to build their network again."""
+    write_atomically(
+        path,
+        {
+            "weights": network.state_dict(),
+            "config": dataclasses.asdict(config),
+            "labels": dataclasses.asdict(labels),
+            "groups": [dataclasses.asdict(group) for group in groups],
+            "facts": facts,
+        },
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained network, in evaluation mode, and what it knows."""
+
+    network: StyleNetwork
+    config: Config
+    labels: LabelSet
+    groups: tuple[AttributeGroup, ...]
+    facts: dict[str, Any]
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The network of a checkpoint.
+
+    Raises `PermanentError` (`model_unavailable`) when there is none.
+    """
+    if not path.is_file():
+        raise PermanentError(ErrorCode.MODEL_UNAVAILABLE, f"{path} does not exist")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    config = parse(Config, state["config"])
+    labels = LabelSet(**{key: tuple(value) for key, value in state["labels"].items()})
+    groups = tuple(parse(AttributeGroup, group) for group in state["groups"])
+    network = build(config, labels, groups)
+    network.load_state_dict(state["weights"])
+    return Checkpoint(network.eval(), config, labels, groups, state["facts"])
+
+
+def write_atomically(path: Path, state: Mapping[str, Any]) -> None:
+    """Save so that a crash leaves the old file or the new one, never half of one."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(dict(state), temporary)
+    temporary.replace(path)
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr, silent when nobody watches."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
