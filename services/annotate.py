@@ -59,9 +59,7 @@ def _tint(canvas: NDArray[np.uint8], garment: Json, colour: tuple[int, int, int]
     mask = Rle(size=(height, width), counts=garment["mask"]["counts"]).decode()
     blended = canvas[mask] * (1 - _MASK_OPACITY) + np.array(colour) * _MASK_OPACITY
     canvas[mask] = blended.astype(np.uint8)
-    outline, _ = cv2.findContours(
-        mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-    )
+    outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(canvas, outline, -1, colour, thickness=2, lineType=cv2.LINE_AA)
 
 

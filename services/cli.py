@@ -113,7 +113,9 @@ def upgrade() -> None:
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Where the annotated picture goes.")] = Path("output"),
+    output: Annotated[Path, typer.Option(help="Where the annotated picture goes.")] = Path(
+        "output"
+    ),
 ) -> None:
     """Run the main job once, on a sample photo, with real parts only."""
     from services.demo import run_demo

@@ -78,7 +78,7 @@ def _photo_server() -> Iterator[str]:
     """A plain web server with the samples; yields the photo's URL."""
 
     class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *_: object) -> None:
             return None
 
     server = ThreadingHTTPServer((LOOPBACK, 0), partial(Quiet, directory=str(SAMPLES_DIR)))
@@ -133,5 +133,3 @@ def _free_port() -> int:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
-
-

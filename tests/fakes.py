@@ -78,21 +78,21 @@ class FakeClassifier(FakeModel):
         return [self._one(crop) for crop in batch]
 
     def _one(self, crop: Crop) -> Labels:
-        red, green, _ = crop.pixels.reshape(-1, 3).mean(axis=0)
+        red, _, blue = crop.pixels.reshape(-1, 3).mean(axis=0)
         path = (
-            ("Apparel", "Topwear", "Shirts") if red > green else ("Apparel", "Bottomwear", "Jeans")
+            ("Apparel", "Topwear", "Shirts") if red > blue else ("Apparel", "Bottomwear", "Jeans")
         )
         answers = {
             "gender": crop.hints.get("gender", "Men"),
             "master_category": path[0],
             "sub_category": path[1],
             "article_type": path[2],
-            "base_colour": "Red" if red > green else "Blue",
+            "base_colour": "Red" if red > blue else "Blue",
             "season": UNKNOWN,
             "usage": "Casual",
         }
         embedding = np.zeros(256, np.float32)
-        embedding[0 if red > green else 1] = 1.0
+        embedding[0 if red > blue else 1] = 1.0
         return Labels(
             attributes={
                 name: Prediction(label, 0.75, ((label, 0.75), ("Other", 0.125)))

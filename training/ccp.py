@@ -130,8 +130,9 @@ def _read_tag_names(data: bytes) -> tuple[str, ...]:
 
 
 def _stems(archive: Archive, prefix: str, suffix: str) -> set[str]:
+    leaves = (name[len(prefix) :] for name in archive.names() if name.startswith(prefix))
     return {
-        name[len(prefix) : -len(suffix)]
-        for name in archive.names()
-        if name.startswith(prefix) and name.endswith(suffix) and not name[len(prefix) :].startswith(".")
+        leaf[: -len(suffix)]
+        for leaf in leaves
+        if leaf.endswith(suffix) and not leaf.startswith(".")
     }

@@ -119,7 +119,7 @@ def open_archive(path: Path | str, marker: str | None = None) -> Archive:
 
 
 def iter_images(archive: Archive) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every image file, by name order; hidden files and macOS forks are left out."""
+    """Name and bytes of every image file, in name order; hidden files are left out."""
     for name in archive.names():
         leaf = name.rsplit("/", 1)[-1]
         if leaf.lower().endswith(IMAGE_SUFFIXES) and not leaf.startswith("."):

@@ -20,6 +20,7 @@ class Taxonomy:
     ignored_tags: tags that are neither found nor missed. background_tags: not clothing.
     sub_category_of: article type → subcategory. master_category_of: subcategory → master category.
     attribute_labels: attribute outside the tree (gender, base_colour, season, usage) → labels.
+    home_photo_article_types: coarse label of the home photos → article types that are right for it.
     """
 
     garment_classes: tuple[str, ...]
@@ -29,6 +30,7 @@ class Taxonomy:
     sub_category_of: Mapping[str, str]
     master_category_of: Mapping[str, str]
     attribute_labels: Mapping[str, tuple[str, ...]]
+    home_photo_article_types: Mapping[str, tuple[str, ...]]
 
     @property
     def article_types(self) -> tuple[str, ...]:
@@ -58,6 +60,7 @@ def load_taxonomy(path: Path = TAXONOMY_PATH) -> Taxonomy:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     garments = content["garments"]
     products: dict[str, dict[str, list[str]]] = content["products"]
+    articles_of = {sub: articles for subs in products.values() for sub, articles in subs.items()}
     return Taxonomy(
         garment_classes=tuple(garments["classes"]),
         class_of_tag={tag: name for name, tags in garments["classes"].items() for tag in tags},
@@ -71,4 +74,17 @@ def load_taxonomy(path: Path = TAXONOMY_PATH) -> Taxonomy:
         },
         master_category_of={sub: master for master, subs in products.items() for sub in subs},
         attribute_labels={name: tuple(values) for name, values in content["attributes"].items()},
+        home_photo_article_types={
+            label: _expand(accepted, articles_of)
+            for label, accepted in content["home_photos"].items()
+        },
     )
+
+
+def _expand(
+    accepted: list[str] | dict[str, list[str]], articles_of: Mapping[str, list[str]]
+) -> tuple[str, ...]:
+    """Article types as they stand, or `{all_of: [subcategory, …]}` spelt out."""
+    if isinstance(accepted, list):
+        return tuple(accepted)
+    return tuple(article for sub in accepted["all_of"] for article in articles_of[sub])

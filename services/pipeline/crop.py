@@ -33,4 +33,3 @@ def crop(
         xyxy=(left, top, right, bottom),
         hints=hints or {},
     )
-

@@ -41,9 +41,7 @@ def join(
     partner = match(detections, style, taxonomy)
     found = [_from_detection(detections, i, style, partner.get(i)) for i in range(len(detections))]
     taken = set(partner.values())
-    found += [
-        _from_style(style, j, taxonomy) for j in range(len(style)) if j not in taken
-    ]
+    found += [_from_style(style, j, taxonomy) for j in range(len(style)) if j not in taken]
     return tuple(found)
 
 

@@ -56,9 +56,9 @@ class Pipeline:
         taxonomy: Taxonomy,
         max_pixels: int,
     ) -> None:
-        self._detector = detector
-        self._classifier = classifier
-        self._style_model = style_model
+        self.detector = detector
+        self.classifier = classifier
+        self.style_model = style_model
         self._taxonomy = taxonomy
         self._max_pixels = max_pixels
 
@@ -66,21 +66,21 @@ class Pipeline:
     def models(self) -> Mapping[str, ModelVersion]:
         """Stage → model, in the order of the stages."""
         return {
-            "detect": ModelVersion(self._detector.name, self._detector.version),
-            "classify": ModelVersion(self._classifier.name, self._classifier.version),
-            "style": ModelVersion(self._style_model.name, self._style_model.version),
+            "detect": ModelVersion(self.detector.name, self.detector.version),
+            "classify": ModelVersion(self.classifier.name, self.classifier.version),
+            "style": ModelVersion(self.style_model.name, self.style_model.version),
         }
 
     def load(self) -> None:
         """Load every model, so that the first photo waits for none."""
-        self._detector.load()
-        self._classifier.load()
-        self._style_model.load()
+        self.detector.load()
+        self.classifier.load()
+        self.style_model.load()
 
     def close(self) -> None:
-        self._detector.close()
-        self._classifier.close()
-        self._style_model.close()
+        self.detector.close()
+        self.classifier.close()
+        self.style_model.close()
 
     def analyze(
         self, encoded: EncodedImage, options: AnalysisOptions = DEFAULT_OPTIONS
@@ -118,13 +118,13 @@ class Pipeline:
     def _detect(self, image: RgbImage, options: AnalysisOptions) -> Detections:
         if "detect" not in options.stages:
             return Detections.empty(())
-        detections = self._detector.predict([image])[0]
+        detections = self.detector.predict([image])[0]
         return detections if options.min_score is None else detections.above(options.min_score)
 
     def _style(self, image: RgbImage, options: AnalysisOptions) -> StyleInstances:
         if "style" not in options.stages:
             return StyleInstances.empty(())
-        return self._style_model.predict([image])[0]
+        return self.style_model.predict([image])[0]
 
     def _classify(
         self, image: RgbImage, found: Sequence[FoundGarment], options: AnalysisOptions
@@ -132,7 +132,7 @@ class Pipeline:
         if "classify" not in options.stages:
             return [None] * len(found)
         crops = [crop(image, garment.xyxy, options.context) for garment in found]
-        return self._classifier.predict(crops)
+        return self.classifier.predict(crops)
 
 
 @contextmanager
