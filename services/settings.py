@@ -25,7 +25,7 @@ class Settings(BaseSettings):
 
     # Store. Without a URL the embedded PostgreSQL in `data_dir` is started and used.
     database_url: str | None = None
-    database_pool_size: int = Field(5, ge=1)
+    database_pool_size: int = Field(default=5, ge=1)
     data_dir: Path = Path.home() / ".local" / "share" / "vestiary"
 
     # Models: the bundle's folder under `weights_dir`, or `default`.
@@ -33,25 +33,25 @@ class Settings(BaseSettings):
     detector: str = "default"
     classifier: str = "default"
     style_model: str = "default"
-    inference_threads: int = Field(0, ge=0, description="cores of one model run; 0: all")
+    inference_threads: int = Field(default=0, ge=0, description="cores of one model run; 0: all")
 
     # Fetching what a user names.
-    fetch_total_timeout_s: float = Field(10.0, gt=0)
-    fetch_connect_timeout_s: float = Field(5.0, gt=0)
-    fetch_max_bytes: int = Field(20 * 1024 * 1024, gt=0)
-    fetch_max_redirects: int = Field(3, ge=0)
+    fetch_total_timeout_s: float = Field(default=10.0, gt=0)
+    fetch_connect_timeout_s: float = Field(default=5.0, gt=0)
+    fetch_max_bytes: int = Field(default=20 * 1024 * 1024, gt=0)
+    fetch_max_redirects: int = Field(default=3, ge=0)
     fetch_allowed_ports: Annotated[tuple[int, ...], NoDecode] = (80, 443)
     fetch_allowed_networks: Annotated[tuple[Network, ...], NoDecode] = ()
     fetch_ca_file: Path | None = None
 
     # Decoding.
-    image_max_pixels: int = Field(50_000_000, gt=0)
+    image_max_pixels: int = Field(default=50_000_000, gt=0)
 
     # API.
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    api_workers: int = Field(1, ge=1)
-    api_threads: int = Field(4, ge=1)
+    port: int = Field(default=8000, ge=0, le=65535)
+    api_workers: int = Field(default=1, ge=1)
+    api_threads: int = Field(default=4, ge=1)
 
     log_level: str = "INFO"
 
