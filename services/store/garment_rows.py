@@ -57,7 +57,7 @@ def garment_from_row(row: GarmentRow) -> Garment:
         if row.attributes is None
         else Labels(
             attributes=_predictions_from_json(row.attributes),
-            embedding=np.asarray(row.embedding.to_numpy(), dtype=np.float32),
+            embedding=np.asarray(row.embedding, dtype=np.float32),
         ),
         mask=None
         if row.mask is None

@@ -184,7 +184,7 @@ class GarmentRow(Base):
     colours: Mapped[list[dict[str, Any]]]
     style: Mapped[dict[str, Any] | None]
     style_label: Mapped[str | None]
-    embedding: Mapped[Any] = mapped_column(HALFVEC(EMBEDDING_LENGTH), nullable=True)
+    embedding: Mapped[list[float] | None] = mapped_column(HALFVEC(EMBEDDING_LENGTH))
 
 
 class CorrectionRow(Base):
