@@ -145,6 +145,7 @@ class Fetcher:
             transfer.raise_for(error.args[0])
         finally:
             curl.close()
+        transfer.require_headers()
         return transfer
 
     def _addresses(self, hop: SourceUrl, connect_by: float) -> Sequence[str]:
@@ -206,6 +207,7 @@ class _Transfer:
         self._max_bytes = max_bytes
         self._location: bytes | None = None
         self._header_bytes = 0
+        self._headers_ended = False
         self._body = bytearray()
         self._refused_address = False
         # Set where a callback ends the transfer: the error to raise, or None for "enough seen".
@@ -244,9 +246,11 @@ class _Transfer:
         name, _, value = line.partition(b":")
         if name.lower() == b"location":
             self._location = value.strip()
-        # The end of the headers. Only a picture's body is worth waiting for.
-        if line in (b"\r\n", b"\n") and self.status >= 200 and self.status != http.HTTPStatus.OK:
-            return self._stop(None)
+        if line in (b"\r\n", b"\n") and self.status >= 200:  # 1xx only announce the answer
+            self._headers_ended = True
+            # Only a picture's body is worth waiting for.
+            if self.status != http.HTTPStatus.OK:
+                return self._stop(None)
         return len(line)
 
     def take_body(self, chunk: bytes) -> int:
@@ -262,6 +266,13 @@ class _Transfer:
             # Content-Type is not asked: pictures come as octet-stream, and error pages as pictures.
             return self._stop(_not_an_image())
         return len(chunk)
+
+    def require_headers(self) -> None:
+        """Raise unless the headers came whole: libcurl is content when they are cut short."""
+        if not self._headers_ended:
+            raise TransientError(
+                ErrorCode.SOURCE_INCOMPLETE, "the source sent only a part of its answer"
+            )
 
     def location(self) -> str:
         """Where the redirect leads."""

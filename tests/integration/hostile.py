@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 
 import dnslib
 
@@ -47,12 +48,11 @@ class Connection:
 
 @dataclass
 class HostileServer:
-    """A listening server. connections: every one it accepted. requests: the heads it read."""
+    """A listening server. connections: every one it accepted, in order."""
 
     address: str
     port: int
     connections: list[Connection] = field(default_factory=list)
-    requests: list[bytes] = field(default_factory=list)
 
     def url(self, path: str = "/photo.jpg", host: str | None = None, scheme: str = "http") -> str:
         return f"{scheme}://{host or self.address}:{self.port}{path}"
@@ -205,9 +205,11 @@ class NameServer:
             return None
         reply = request.reply()
         for address in answer:
-            kind = dnslib.AAAA if ":" in address else dnslib.A
-            record_type = dnslib.QTYPE.AAAA if ":" in address else dnslib.QTYPE.A
-            reply.add_answer(dnslib.RR(name, record_type, rdata=kind(address), ttl=0))
+            if ":" in address:
+                record = dnslib.AAAA(IPv6Address(address).exploded)
+                reply.add_answer(dnslib.RR(name, dnslib.QTYPE.AAAA, rdata=record, ttl=0))
+            else:
+                reply.add_answer(dnslib.RR(name, dnslib.QTYPE.A, rdata=dnslib.A(address), ttl=0))
         packed: bytes = reply.pack()
         return packed
 
