@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -131,15 +131,14 @@ def _truth_as_coco(
     for image_id, photo in enumerate(truth, start=1):
         for instance in photo:
             # COCO's crowd regions belong to one class, so that an ignore region becomes one each.
-            ignore = instance.class_id is None
-            class_ids = range(len(class_names)) if ignore else (instance.class_id,)
-            for class_id in class_ids:
+            owner = instance.class_id
+            for class_id in range(len(class_names)) if owner is None else (owner,):
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
                         "image_id": image_id,
                         "category_id": class_id + 1,
-                        "iscrowd": int(ignore),
+                        "iscrowd": int(owner is None),
                         **_shape(instance.xyxy, instance.mask, kind),
                     }
                 )

@@ -1,0 +1,154 @@
+"""`python -m detection train | evaluate | predict | export`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from detection.config import ConfigError, load_config
+from detection.predictor import MAX_BATCH, GarmentDetector, evaluation_min_score
+from vision.archive import Archive, iter_images, open_archive
+from vision.bundle import WEIGHTS_DIR, Bundle, open_bundle, resolve
+from vision.errors import PermanentError, VestiaryError
+from vision.garments import Detections
+from vision.image import EncodedImage, RgbImage, decode
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+INSTALL_DETECTRON2 = (
+    "detectron2 is not installed. Install it from its repository, beside torch: "
+    "pip install 'setuptools<81' && pip install --no-build-isolation "
+    "'git+https://github.com/facebookresearch/detectron2.git'"
+)
+
+Model = Annotated[str, typer.Option(help="A bundle's folder under the weights, or `default`.")]
+WeightsDir = Annotated[Path, typer.Option(help="Folder of the bundles.")]
+Threads = Annotated[int, typer.Option(min=0, help="Cores to use; 0 for ONNX Runtime's choice.")]
+Data = Annotated[Path, typer.Option(help="Clothing Co-Parsing, a folder or a zip.")]
+ConfigFile = Annotated[Path, typer.Option(help="A file of configs/detection.")]
+
+
+@app.command("predict")
+def predict_command(
+    images: Annotated[Path, typer.Option(help="A folder or a zip of photos.")],
+    output: Annotated[Path, typer.Option(help="JSON Lines file to write, one line a photo.")],
+    model: Model = "default",
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+    threads: Threads = 0,
+    min_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Weakest box written; default 0.05.")
+    ] = None,
+) -> None:
+    """Write the garments of every photo as one JSON line, in the order of the names."""
+    bundle = _open(model, weights_dir)
+    least = evaluation_min_score(bundle) if min_score is None else min_score
+    detector = GarmentDetector(bundle, threads, least)
+    archive = open_archive(images)
+    with output.open("w", encoding="utf-8") as file:
+        for line in prediction_lines(detector, archive):
+            file.write(json.dumps(line) + "\n")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    data: Data,
+    model: Model = "default",
+    split: Annotated[
+        str, typer.Option(help="train, validation, calibration, test or all.")
+    ] = "all",
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+    threads: Threads = 0,
+) -> None:
+    """Print COCO's box figures as one JSON object."""
+    from detection.evaluate import evaluate
+
+    typer.echo(json.dumps(evaluate(_open(model, weights_dir), data, split, threads)))
+
+
+@app.command("train")
+def train_command(
+    config: ConfigFile,
+    data: Data,
+    runs_dir: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("runs"),
+) -> None:
+    """Train, or continue an interrupted run; prints the best checkpoint's path."""
+    _require_detectron2()
+    from detection.train import train
+
+    typer.echo(train(load_config(config), data, runs_dir))
+
+
+@app.command("export")
+def export_command(
+    checkpoint: Annotated[Path, typer.Option(help="best.pt of a run.")],
+    data: Data,
+    name: Annotated[str, typer.Option(help="The bundle's name.")] = "garment_detector",
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+) -> None:
+    """Write a bundle from a checkpoint: graph, threshold, parity, figures on the test split."""
+    _require_detectron2()
+    from detection.export import export
+
+    bundle = export(checkpoint, data, weights_dir / name)
+    typer.echo(json.dumps({"bundle": str(bundle.path), "parity": dict(bundle.parity)}))
+
+
+def prediction_lines(detector: GarmentDetector, archive: Archive) -> Iterator[dict[str, Any]]:
+    """One line for every image file, broken ones included, in the archive's order."""
+    files = iter_images(archive)
+    while group := list(islice(files, MAX_BATCH)):
+        decoded = [_decode(data) for _, data in group]
+        images = [image for image in decoded if isinstance(image, RgbImage)]
+        found = iter(detector.predict(images))
+        for (name, _), image in zip(group, decoded, strict=True):
+            if isinstance(image, RgbImage):
+                yield {"file": name, "detections": detections_as_json(next(found))}
+            else:
+                yield {"file": name, "error": {"code": image.code, "message": image.message}}
+
+
+def detections_as_json(found: Detections) -> list[dict[str, Any]]:
+    """Boxes with a hundredth of a pixel, scores with four digits."""
+    return [
+        {"box": [round(float(v), 2) for v in box], "label": label, "score": round(float(score), 4)}
+        for box, label, score in zip(found.xyxy, found.labels, found.scores, strict=True)
+    ]
+
+
+def _decode(data: bytes) -> RgbImage | PermanentError:
+    try:
+        return decode(EncodedImage(data))
+    except PermanentError as error:
+        return error
+
+
+def _open(model: str, weights_dir: Path) -> Bundle:
+    return open_bundle(resolve(model, "detection", weights_dir), "detection")
+
+
+def _require_detectron2() -> None:
+    if importlib.util.find_spec("detectron2") is None:
+        typer.echo(INSTALL_DETECTRON2, err=True)
+        raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a failure we know is one line on stderr and exit status 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app(args=arguments)
+    except (VestiaryError, ConfigError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""From the graph's raw numbers to boxes: FCOS decoding and non-maximum suppression in NumPy.
+
+Glossary: R locations (all pyramid levels, finest first, row by row), K classes, M candidates.
+Scores and distances follow FCOS, Tian et al. 2020, https://arxiv.org/abs/2006.09214, as
+Detectron2 computes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Candidates kept per pyramid level before suppression; Detectron2's default.
+CANDIDATES_PER_LEVEL = 1000
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BoxSelection:
+    """Which candidates become detections.
+
+    min_score: candidates under it are dropped, in [0, 1]. nms_iou: overlap above which the weaker
+    box of the same class is dropped, in [0, 1]. max_detections: per photo.
+    """
+
+    min_score: float
+    nms_iou: float
+    max_detections: int
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """xyxy: (M, 4) float32. scores: (M,) float32 in [0, 1]. class_ids: (M,) int64."""
+
+    xyxy: FloatArray
+    scores: FloatArray
+    class_ids: NDArray[np.int64]
+
+    def __getitem__(self, index: NDArray[np.intp]) -> Candidates:
+        return Candidates(self.xyxy[index], self.scores[index], self.class_ids[index])
+
+
+def select_boxes(
+    class_logits: FloatArray,
+    distances: FloatArray,
+    centerness: FloatArray,
+    resolution_wh: tuple[int, int],
+    strides: tuple[int, ...],
+    selection: BoxSelection,
+) -> Candidates:
+    """One photo's boxes, highest score first, in pixels of the network's input.
+
+    class_logits: (R, K). distances: (R, 4), from each location to the box's left, top, right and
+    bottom edge in units of its stride. centerness: (R,) logits. resolution_wh: of the padded
+    input.
+    """
+    points, point_strides, level_of = locations(resolution_wh, strides)
+    scores = np.sqrt(_sigmoid(class_logits) * _sigmoid(centerness)[:, None])
+    rows, class_ids = _strongest_per_level(scores, level_of, len(strides), selection.min_score)
+    candidates = Candidates(
+        xyxy=decode_boxes(points[rows], point_strides[rows], distances[rows]),
+        scores=scores[rows, class_ids],
+        class_ids=class_ids,
+    )
+    kept = suppress(candidates, selection.nms_iou)[: selection.max_detections]
+    return candidates[kept]
+
+
+def locations(
+    resolution_wh: tuple[int, int], strides: tuple[int, ...]
+) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
+    """Where the head looks: points (R, 2) as x, y; their strides (R,); their level (R,).
+
+    A level of stride s has ceil(side / s) cells a side, and cell (i, j) looks at (j·s, i·s).
+    """
+    width, height = resolution_wh
+    points, point_strides, levels = [], [], []
+    for level, stride in enumerate(strides):
+        ys, xs = np.mgrid[0 : -(-height // stride), 0 : -(-width // stride)]
+        points.append(np.stack((xs.ravel(), ys.ravel()), axis=1) * stride)
+        point_strides.append(np.full(xs.size, stride))
+        levels.append(np.full(xs.size, level))
+    return (
+        np.concatenate(points).astype(np.float32),
+        np.concatenate(point_strides).astype(np.float32),
+        np.concatenate(levels).astype(np.int64),
+    )
+
+
+def decode_boxes(points: FloatArray, strides: FloatArray, distances: FloatArray) -> FloatArray:
+    """(M, 4) xyxy boxes around `points` (M, 2); negative distances count as none."""
+    reach = np.maximum(distances, 0) * strides[:, None]
+    return np.concatenate((points - reach[:, :2], points + reach[:, 2:]), axis=1)
+
+
+def suppress(candidates: Candidates, nms_iou: float) -> NDArray[np.intp]:
+    """Indices that survive greedy suppression within each class, highest score first."""
+    order = np.argsort(-candidates.scores, kind="stable")
+    survives = np.zeros(len(order), dtype=bool)
+    for class_id in np.unique(candidates.class_ids):
+        members = order[candidates.class_ids[order] == class_id]
+        overlaps = pairwise_iou(candidates.xyxy[members], candidates.xyxy[members]) > nms_iou
+        suppressed = np.zeros(len(members), dtype=bool)
+        for position in range(len(members)):
+            if not suppressed[position]:
+                survives[members[position]] = True
+                suppressed |= overlaps[position]
+    return order[survives[order]]
+
+
+def pairwise_iou(first: FloatArray, second: FloatArray) -> FloatArray:
+    """(M, P) intersection over union of (M, 4) and (P, 4) xyxy boxes; 0 where both are empty."""
+    top_left = np.maximum(first[:, None, :2], second[None, :, :2])
+    bottom_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    intersection = np.prod(np.maximum(bottom_right - top_left, 0), axis=2)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None, :] - intersection
+    overlap: FloatArray = np.divide(
+        intersection, union, out=np.zeros_like(intersection), where=union > 0
+    )
+    return overlap
+
+
+def _strongest_per_level(
+    scores: FloatArray, level_of: NDArray[np.int64], level_count: int, min_score: float
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """(location, class) of each candidate: per level, the best of those above `min_score`."""
+    rows, class_ids = np.nonzero(scores > min_score)
+    values = scores[rows, class_ids]
+    kept = []
+    for level in range(level_count):
+        members = np.flatnonzero(level_of[rows] == level)
+        strongest = np.argsort(-values[members], kind="stable")[:CANDIDATES_PER_LEVEL]
+        kept.append(members[strongest])
+    index = np.concatenate(kept)
+    return rows[index], class_ids[index].astype(np.int64)
+
+
+def _sigmoid(logits: FloatArray) -> FloatArray:
+    # exp of a large positive number overflows; tanh does not.
+    result: FloatArray = 0.5 * (np.tanh(0.5 * logits) + 1)
+    return result
