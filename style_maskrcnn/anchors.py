@@ -1,7 +1,7 @@
 """Anchors: the boxes the region proposal network starts from.
 
-Ren et al., "Faster R-CNN", NeurIPS 2015; one set of sizes a pyramid level as in Lin et al., "Feature
-Pyramid Networks", CVPR 2017.
+Ren et al., "Faster R-CNN", NeurIPS 2015; one set of sizes a pyramid level as in Lin et al.,
+"Feature Pyramid Networks", CVPR 2017.
 
 Dimension glossary
     L: pyramid levels; S sizes and R ratios at a level, K = S·R anchors a cell; H_l, W_l: cells.

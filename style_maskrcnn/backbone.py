@@ -113,6 +113,12 @@ def fold_batch_norm(module: nn.Module) -> None:
 
 def _folded(conv: nn.Conv2d, norm: BatchNormAct2d) -> FoldedConv2d:
     weight, bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        conv.weight,
+        conv.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
     )
     return FoldedConv2d(conv, weight, bias)

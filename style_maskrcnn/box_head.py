@@ -88,9 +88,7 @@ class BoxHead(nn.Module):
         )
         candidates = torch.cat([target.boxes, proposals])
         matched = box_ops.match(candidates, target.boxes, target.ignore_boxes, rule)
-        chosen = torch.cat(
-            box_ops.sample(matched, self.config.sample, self.config.positive_share)
-        )
+        chosen = torch.cat(box_ops.sample(matched, self.config.sample, self.config.positive_share))
         matched = matched[chosen]
         class_ids = torch.full_like(matched, self.class_count)
         class_ids[matched >= 0] = target.class_ids[matched[matched >= 0]]
@@ -103,7 +101,7 @@ class BoxHead(nn.Module):
         samples: Sequence[RoiSample],
         targets: Sequence[Target],
     ) -> dict[str, Tensor]:
-        """Cross-entropy over all sampled proposals; box loss of the positives over the same count."""
+        """Cross-entropy over the sampled proposals; box loss of the positives over their count."""
         class_ids = torch.cat([s.class_ids for s in samples])
         goals = torch.cat(
             [

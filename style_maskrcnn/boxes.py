@@ -4,7 +4,8 @@ Dimension glossary
     A: anchors, proposals or any boxes that get a target; M: ground-truth instances of one photo.
     Boxes are xyxy float32 pixels of the network's input, far edges exclusive.
     Deltas are (dx, dy, dw, dh): the centre's shift in units of the reference's size, and the
-    logarithm of the size ratio, each times a weight (Girshick et al., R-CNN, CVPR 2014, appendix C).
+    logarithm of the size ratio, each times a weight (Girshick et al., R-CNN, CVPR 2014,
+    appendix C).
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def coverage(regions: Tensor, boxes: Tensor) -> Tensor:
-    """(A,) largest share of each box (A, 4) that one of the regions (M, 4) covers; 0 without any."""
+    """(A,) largest share of each box (A, 4) that one region (M, 4) covers; 0 without any."""
     if len(regions) == 0:
         return boxes.new_zeros(len(boxes))
     return (intersection(regions, boxes) / area(boxes).clamp(min=1e-6)).amax(dim=0)

@@ -1,7 +1,8 @@
 """Street photos with masks, ready to learn from: samples, augmentation, batches.
 
 Dimension glossary
-    M: instances of a photo; K: ignore regions; h, w: a resized photo; H, W: the batch's padded size.
+    M: instances of a photo; K: ignore regions; h, w: a resized photo; H, W: the batch's padded
+    size.
 """
 
 from __future__ import annotations
@@ -171,9 +172,7 @@ def decode_photo(sample: Sample) -> NDArray[np.uint8]:
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8)
 
 
-def make_view(
-    sample: Sample, long_side: int, rng: np.random.Generator | None
-) -> View:
+def make_view(sample: Sample, long_side: int, rng: np.random.Generator | None) -> View:
     """The photo at `long_side`; with `rng` also mirrored, cropped and recoloured at random.
 
     The photo may be larger than its annotation (CCP publishes both sizes); both are resized to the

@@ -26,7 +26,9 @@ class MaskHead(nn.Module):
     channel_of_class: C mask channels, one for each class; classes may share one.
     """
 
-    def __init__(self, channels: int, width: int, depth: int, channel_of_class: Sequence[int]) -> None:
+    def __init__(
+        self, channels: int, width: int, depth: int, channel_of_class: Sequence[int]
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for index in range(depth):

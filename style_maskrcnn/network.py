@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from style_maskrcnn import backbone
-from style_maskrcnn.attribute_head import AttributeHead
 from style_maskrcnn.attribute_head import POOL_SIZE as ATTRIBUTE_POOL
+from style_maskrcnn.attribute_head import AttributeHead
 from style_maskrcnn.box_head import POOL_SIZE as BOX_POOL
 from style_maskrcnn.box_head import BoxHead, RoiSample
 from style_maskrcnn.config import AttributeGroup, NetworkConfig
@@ -89,9 +89,7 @@ class StyleNetwork(nn.Module):
         height, width = images.shape[-2:]
         features = self.features(images)
         rpn_output = self.rpn(features)
-        samples = self.box_head.choose(
-            self.rpn.proposals(rpn_output, height, width), targets
-        )
+        samples = self.box_head.choose(self.rpn.proposals(rpn_output, height, width), targets)
         pooled = self._pool(features, [s.boxes for s in samples], BOX_POOL)
         logits, deltas = self.box_head(pooled)
         return {

@@ -1,18 +1,22 @@
 """From the network's raw answers to instances in the upright photo's pixels.
 
 Dimension glossary
-    N: instances; V: attribute values of all groups together; H, W: the photo; S: side of a raw mask.
+    N: instances; V: attribute values of all groups together; H, W: the photo; S: a raw mask's
+    side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from style_maskrcnn.preprocess import NetworkInput
+from vision.bundle import METADATA, Bundle
+from vision.errors import ErrorCode, PermanentError
 from vision.garments import UNKNOWN, Prediction, StyleInstances
 from vision.rle import Rle
 
@@ -49,7 +53,8 @@ class RawOutput:
 class GroupSpec:
     """An attribute group of a bundle. values: in the order of the logits. min_confidence: below it
     the answer is `unknown`. categories: class names it is asked of; empty means all. temperature:
-    divides the logits, so that confidences match how often they are right."""
+    divides the logits, so that confidences match how often they are right.
+    """
 
     name: str
     values: tuple[str, ...]
@@ -73,6 +78,47 @@ class OutputSpec:
     serving_score: float
     mask_threshold: float = 0.5
     duplicate_iou: float = 0.6
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> OutputSpec:
+        """Raises `PermanentError` (`bundle_invalid`) naming what the metadata lacks."""
+        try:
+            classes: Mapping[str, str] = bundle.labels["classes"]
+            output = bundle.output
+            return cls(
+                class_names=tuple(classes),
+                coarse_of_class=tuple(classes.values()),
+                groups=tuple(_group(g, output["confidence"]) for g in bundle.labels["attributes"]),
+                serving_score=float(output["serving_score"]),
+                mask_threshold=float(output["mask_threshold"]),
+                duplicate_iou=float(output["duplicate_iou"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PermanentError(
+                ErrorCode.BUNDLE_INVALID, f"{bundle.path / METADATA} is no style model: {error!r}"
+            ) from error
+
+    def labels_to_bundle(self) -> dict[str, Any]:
+        """`labels` of `model.yaml`."""
+        return {
+            "classes": dict(zip(self.class_names, self.coarse_of_class, strict=True)),
+            "attributes": [
+                {"name": g.name, "values": list(g.values), "categories": list(g.categories)}
+                for g in self.groups
+            ],
+        }
+
+    def output_to_bundle(self) -> dict[str, Any]:
+        """`output` of `model.yaml`."""
+        return {
+            "serving_score": self.serving_score,
+            "mask_threshold": self.mask_threshold,
+            "duplicate_iou": self.duplicate_iou,
+            "confidence": {
+                g.name: {"temperature": g.temperature, "min_confidence": g.min_confidence}
+                for g in self.groups
+            },
+        }
 
 
 def postprocess(
@@ -194,6 +240,17 @@ def predictions(
     return answers
 
 
+def _group(labels: Mapping[str, Any], confidence: Mapping[str, Any]) -> GroupSpec:
+    name = str(labels["name"])
+    return GroupSpec(
+        name=name,
+        values=tuple(labels["values"]),
+        min_confidence=float(confidence[name]["min_confidence"]),
+        categories=tuple(labels["categories"]),
+        temperature=float(confidence[name]["temperature"]),
+    )
+
+
 def _prediction(logits: NDArray[np.float32], group: GroupSpec) -> Prediction:
     probabilities = softmax(logits / group.temperature)
     order = np.argsort(-probabilities, kind="stable")
@@ -213,7 +270,9 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return normalised
 
 
-def _interpolation(first: int, last: int, start: float, end: float, cells: int) -> NDArray[np.float32]:
+def _interpolation(
+    first: int, last: int, start: float, end: float, cells: int
+) -> NDArray[np.float32]:
     """(last - first, cells) weights of the cells for each pixel of a box's side [start, end)."""
     pixels = np.arange(first, last, dtype=np.float32) + np.float32(0.5)
     positions = (pixels - start) * (cells / max(end - start, 1e-6)) - 0.5

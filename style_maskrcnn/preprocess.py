@@ -24,7 +24,8 @@ SCALE = 127.5
 @dataclass(frozen=True)
 class InputSpec:
     """The fixed rule of a bundle. long_side: of the resized photo in pixels; larger or smaller
-    photos are scaled to it."""
+    photos are scaled to it.
+    """
 
     long_side: int
 

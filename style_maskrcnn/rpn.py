@@ -26,7 +26,7 @@ WEIGHTS: box_ops.Weights = (1.0, 1.0, 1.0, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class RpnOutput:
-    """Raw answers of all levels. logits: (B, A). deltas: (B, A, 4). anchors: (A, 4). levels: (A,)."""
+    """Answers of all levels. logits: (B, A). deltas: (B, A, 4). anchors: (A, 4). levels: (A,)."""
 
     logits: Tensor
     deltas: Tensor
@@ -72,7 +72,9 @@ class RegionProposalNetwork(nn.Module):
             torch.cat(levels),
         )
 
-    def proposals(self, output: RpnOutput, height: Tensor | int, width: Tensor | int) -> list[Tensor]:
+    def proposals(
+        self, output: RpnOutput, height: Tensor | int, width: Tensor | int
+    ) -> list[Tensor]:
         """(P, 4) proposals of each photo, best first, cut at the photo's edges."""
         keep = self.config.keep_train if self.training else self.config.keep_test
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""How good instances are: average precision of fine tags and of garment classes, foreground overlap.
+"""How good instances are: average precision of tags and garment classes, foreground overlap.
 
 Dimension glossary
     N: found instances of a photo; H, W: its size in pixels.
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from style_maskrcnn.postprocess import mask_iou
 from training.ccp import TagInstance
 from training.coco_scores import FoundInstances, TrueInstance, coco_scores
 from vision.garments import StyleInstances
@@ -28,7 +29,11 @@ Found = Mapping[str, StyleInstances]
 
 
 def all_scores(
-    truth: Truth, found: Found, class_names: Sequence[str], taxonomy: Taxonomy, believed_score: float
+    truth: Truth,
+    found: Found,
+    class_names: Sequence[str],
+    taxonomy: Taxonomy,
+    believed_score: float,
 ) -> dict[str, Any]:
     """Every figure of a model card, from the annotated and the predicted instances by photo id."""
     return {
@@ -123,6 +128,51 @@ def foreground_iou(
         common += int((wanted & given & counted).sum())
         union += int(((wanted | given) & counted).sum())
     return round(common / union, 4) if union else None
+
+
+def best_score_threshold(truth: Truth, found: Found, taxonomy: Taxonomy) -> tuple[float, float]:
+    """(score, F1): the score, in steps of .01, from which garments are found with the best F1.
+
+    A garment is found when an instance of its class overlaps its mask by half; each counts once.
+    """
+    scores: list[float] = []
+    right: list[bool] = []
+    wanted = 0
+    for photo, instances in truth.items():
+        garments = [i for i in instances if i.tag in taxonomy.class_of_tag]
+        wanted += len(garments)
+        given = as_garment_classes(found[photo], taxonomy)
+        scores += [float(score) for score in given.scores]
+        right += _matches(given, garments, taxonomy)
+    best = (0.5, 0.0)
+    for threshold in (step / 100 for step in range(5, 96)):
+        kept = [
+            is_right for score, is_right in zip(scores, right, strict=True) if score >= threshold
+        ]
+        f1 = 2 * sum(kept) / max(1, len(kept) + wanted)
+        if f1 > best[1]:
+            best = (threshold, round(f1, 4))
+    return best
+
+
+def _matches(
+    given: FoundInstances, garments: Sequence[TagInstance], taxonomy: Taxonomy
+) -> list[bool]:
+    """Whether each instance, best first, finds a garment of its class that none before found."""
+    free = list(garments)
+    right = []
+    for class_id, mask in zip(given.class_ids, given.masks, strict=True):
+        name, pixels = taxonomy.garment_classes[class_id], mask.decode()
+        hits = [
+            garment
+            for garment in free
+            if taxonomy.class_of_tag[garment.tag] == name
+            and mask_iou(pixels, garment.mask) >= SAME_GARMENT_IOU
+        ]
+        if hits:
+            free.remove(hits[0])
+        right.append(bool(hits))
+    return right
 
 
 def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:

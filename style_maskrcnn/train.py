@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import structlog
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -48,7 +48,7 @@ from vision.garments import StyleInstances
 from vision.taxonomy import Taxonomy, load_taxonomy
 
 LAST, BEST, LOG = "last.pt", "best.pt", "log.csv"
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def load_data(path: Path, config: Config) -> Data:
     """Samples of the train and validation splits; the train split alone decides the tags."""
     dataset, taxonomy = CcpDataset(path), load_taxonomy()
     for skipped in dataset.skipped:
-        log.warning("photo_skipped", action="train", photo=skipped.photo_id, reason=skipped.reason)
+        log.warning("photo %s left out: %s", skipped.photo_id, skipped.reason)
     found = {
         split: read_instances(
             dataset, split_ids(dataset, split, config.data.fractions, config.data.salt), taxonomy
@@ -198,7 +198,7 @@ class Trainer:
             "coarse_mask_AP50": coarse["mask"]["AP50"],
             "coarse_box_AP50": coarse["box"]["AP50"],
         }
-        log.info("validated", action="train", step=self.at.step, **scores)
+        log.info("step %d: %s", self.at.step, scores)
         self._write_log(scores)
         value = ((fine["mask"]["AP"] or 0.0) + (coarse["mask"]["AP"] or 0.0)) / 2
         if value > self.at.best:
@@ -228,7 +228,7 @@ class Trainer:
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.at = Progression(**state["at"])
-        log.info("resumed", action="train", step=self.at.step, minutes=round(self.at.minutes, 1))
+        log.info("resumed at step %d of %d", self.at.step, self.total_steps)
 
     def _write_log(self, values: Mapping[str, Any]) -> None:
         path = self.folder / LOG

@@ -1,0 +1,153 @@
+"""`python -m style_maskrcnn train | train-attributes | evaluate | predict | export`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from style_maskrcnn.predictor import StyleModel
+from vision.archive import Archive, iter_images, open_archive
+from vision.bundle import WEIGHTS_DIR, Bundle, open_bundle, resolve
+from vision.errors import PermanentError, VestiaryError
+from vision.garments import StyleInstances
+from vision.image import EncodedImage, decode
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+Model = Annotated[str, typer.Option(help="A bundle's folder under the weights, or `default`.")]
+WeightsDir = Annotated[Path, typer.Option(help="Folder of the bundles.")]
+Threads = Annotated[int, typer.Option(min=0, help="Cores to use; 0 for the library's choice.")]
+ConfigFile = Annotated[Path, typer.Option("--config", help="A file of configs/style_maskrcnn.")]
+Run = Annotated[Path, typer.Option(help="The run's folder, made when missing.")]
+Checkpoint = Annotated[Path, typer.Option(help="A .pt file of a run.")]
+
+
+@app.command("predict")
+def predict_command(
+    images: Annotated[Path, typer.Option(help="A folder or a zip of photos.")],
+    output: Annotated[Path, typer.Option(help="JSON Lines file to write, one line a photo.")],
+    model: Model = "default",
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+    threads: Threads = 0,
+    believed_only: Annotated[
+        bool, typer.Option(help="Only what the service would report, not every candidate.")
+    ] = False,
+) -> None:
+    """Write the instances of every photo as one JSON line, in the order of the names."""
+    predictor = StyleModel(_open(model, weights_dir), threads, believed_only=believed_only)
+    archive = open_archive(images)
+    with output.open("w", encoding="utf-8") as file:
+        for line in prediction_lines(predictor, archive):
+            file.write(json.dumps(line) + "\n")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    data: Annotated[Path, typer.Option(help="Clothing Co-Parsing or Myntra, folder or zip.")],
+    model: Model = "default",
+    split: Annotated[
+        str, typer.Option(help="train, validation, calibration, test or all.")
+    ] = "all",
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+    threads: Threads = 0,
+) -> None:
+    """Print the bundle's figures as one JSON object."""
+    from style_maskrcnn.evaluate import evaluate
+
+    typer.echo(json.dumps(evaluate(_open(model, weights_dir), data, split, threads)))
+
+
+@app.command("train")
+def train_command(
+    config: ConfigFile,
+    data: Annotated[Path, typer.Option(help="Clothing Co-Parsing, a folder or a zip.")],
+    run: Run = Path("runs/style_mask_rcnn"),
+    threads: Threads = 0,
+) -> None:
+    """Train boxes, tags and masks, or go on where a run stopped; prints the best checkpoint."""
+    from style_maskrcnn.config import load_config
+    from style_maskrcnn.train import train
+
+    typer.echo(train(load_config(config), data, run, threads))
+
+
+@app.command("train-attributes")
+def train_attributes_command(
+    config: ConfigFile,
+    checkpoint: Checkpoint,
+    data: Annotated[Path, typer.Option(help="The Myntra catalogue, a folder or a zip.")],
+    run: Run = Path("runs/style_mask_rcnn"),
+    threads: Threads = 0,
+) -> None:
+    """Train the attribute head on a frozen network; prints the new checkpoint."""
+    from style_maskrcnn.config import load_config
+    from style_maskrcnn.train_attributes import train_attributes
+
+    typer.echo(train_attributes(checkpoint, load_config(config), data, run, threads))
+
+
+@app.command("export")
+def export_command(
+    checkpoint: Checkpoint,
+    data: Annotated[Path, typer.Option(help="Clothing Co-Parsing, to set the serving score.")],
+    name: Annotated[str, typer.Option(help="The bundle's name.")] = "style_mask_rcnn",
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+    threads: Threads = 0,
+) -> None:
+    """Write a bundle from a checkpoint: graph, serving score, parity with the network."""
+    from style_maskrcnn.export import export
+
+    bundle = export(checkpoint, data, weights_dir / name, threads)
+    typer.echo(json.dumps({"bundle": str(bundle.path), "parity": dict(bundle.parity)}))
+
+
+def prediction_lines(predictor: StyleModel, archive: Archive) -> Iterator[dict[str, Any]]:
+    """One line for every image file, broken ones included, in the archive's order."""
+    for name, data in iter_images(archive):
+        try:
+            photo = decode(EncodedImage(data))
+        except PermanentError as error:
+            yield {"file": name, "error": {"code": error.code, "message": error.message}}
+            continue
+        yield {"file": name, "instances": instances_as_json(predictor.predict([photo])[0])}
+
+
+def instances_as_json(found: StyleInstances) -> list[dict[str, Any]]:
+    """Boxes in pixels of the upright photo, scores and confidences with four digits."""
+    return [
+        {
+            "box": [float(edge) for edge in found.xyxy[index]],
+            "label": label,
+            "score": round(float(found.scores[index]), 4),
+            "mask": found.masks[index].as_coco(),
+            "attributes": {
+                group: {"label": answer.label, "confidence": round(answer.confidence, 4)}
+                for group, answer in found.attributes[index].items()
+            },
+        }
+        for index, label in enumerate(found.labels)
+    ]
+
+
+def _open(model: str, weights_dir: Path) -> Bundle:
+    return open_bundle(resolve(model, "style", weights_dir), "style")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a failure we know is one line on stderr and exit status 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app(args=arguments)
+    except (VestiaryError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
