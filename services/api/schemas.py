@@ -1,0 +1,311 @@
+"""What comes in and goes out, as Pydantic models: validation and documentation in one place."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    create_model,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
+
+from vision.garments import ATTRIBUTES
+from vision.taxonomy import load_taxonomy
+
+Stage = Literal["detect", "classify", "style"]
+
+# A field that may be left out: null is taken for it, but the documentation does not offer null.
+Absent = Annotated[None, SkipJsonSchema()]
+
+# Postgres stores no NUL, and no other control character is of use in a name.
+Text = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Url = Annotated[str, Field(min_length=1, max_length=8192, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Base64 = Annotated[str, Field(min_length=1, json_schema_extra={"contentEncoding": "base64"})]
+Cursor = Annotated[str, Field(min_length=1, max_length=512)]
+Score = Annotated[float, Field(ge=0, le=1)]
+Confidence = Annotated[float, Field(ge=0, le=1, description="Calibrated probability, 0 to 1.")]
+
+
+class Model(BaseModel):
+    """Unknown fields are errors, and a JSON type is never taken for another."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def _context_model() -> type[BaseModel]:
+    taxonomy = load_taxonomy()
+    fields: dict[str, Any] = {
+        name: (
+            # A label not in this list is one that no model can be asked about.
+            Literal[taxonomy.labels_of(name)] | Absent,
+            Field(default=None, description=f"Known {name.replace('_', ' ')}."),
+        )
+        for name in ATTRIBUTES
+    }
+    return create_model("Context", __base__=Model, **fields)
+
+
+Context = _context_model()
+
+
+def _unique(values: list[Stage]) -> list[Stage]:
+    if len(set(values)) < len(values):
+        raise ValueError("must not repeat a stage")
+    return values
+
+
+Stages = Annotated[
+    list[Stage],
+    Field(min_length=1, max_length=3, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_unique),
+]
+
+
+class AnalysisChoices(Model):
+    """What may be chosen for an analysis, however the image comes."""
+
+    external_id: Text | Absent = Field(
+        None, description="Your id for the image or product; analyses can be listed by it."
+    )
+    stages: Stages = Field(
+        ["detect", "classify", "style"], description="Which models run; all three by default."
+    )
+    min_score: Score | Absent = Field(
+        None,
+        description="Leave out detections below this score instead of the model's own threshold.",
+    )
+    context: Context | Absent = Field(  # type: ignore[valid-type]  # Made from the taxonomy.
+        None, description="What you know already; the other answers are conditioned on it."
+    )
+
+    @property
+    def known(self) -> dict[str, str]:
+        """The context as attribute → label."""
+        context: BaseModel | None = self.context
+        return {} if context is None else context.model_dump(exclude_none=True)
+
+
+class AnalysisRequest(AnalysisChoices):
+    """An image by URL or as base64: exactly one of the two."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["image_url"]}, {"required": ["image_base64"]}],
+            "example": {
+                "image_url": "https://shop.example/photos/1163.jpg",
+                "external_id": "sku-1163",
+                "context": {"gender": "Women"},
+            },
+        }
+    )
+
+    image_url: Url | Absent = Field(
+        None, description="http or https URL of a JPEG, PNG, WEBP or GIF, fetched by this service."
+    )
+    image_base64: Base64 | Absent = Field(
+        None, description="The image file in base64, with or without a `data:` prefix."
+    )
+
+    @model_validator(mode="after")
+    def _one_image(self) -> AnalysisRequest:
+        if (self.image_url is None) == (self.image_base64 is None):
+            raise ValueError("give exactly one of image_url and image_base64")
+        return self
+
+
+class AnalysisUpload(AnalysisChoices):
+    """An image as a file of a form (multipart/form-data), with the same choices as form fields.
+
+    `stages` may be repeated; `context` is a JSON object.
+    """
+
+
+class Alternative(BaseModel):
+    label: str = Field(description="A label that might be right.")
+    confidence: Confidence
+
+
+class Prediction(BaseModel):
+    """One answer, with its runners-up."""
+
+    label: str = Field(
+        description="The answer; `unknown` where the model is not sure enough.",
+        examples=["Shirts"],
+    )
+    confidence: Confidence
+    alternatives: list[Alternative] = Field(description="Best first, up to three.")
+
+
+class Mask(BaseModel):
+    """COCO run-length encoding of the garment's pixels in the upright photo."""
+
+    size: list[int] = Field(min_length=2, max_length=2, description="[height, width]")
+    counts: str = Field(description="COCO's compressed runs, column by column.")
+
+
+class Colour(BaseModel):
+    name: str = Field(description="Name in the palette.", examples=["navy"])
+    hex: str = Field(pattern="^#[0-9a-f]{6}$", description="sRGB.", examples=["#1f2a44"])
+    share: Score = Field(description="Share of the garment's pixels.")
+
+
+class Style(BaseModel):
+    """What the style model says of the garment."""
+
+    label: str = Field(description="Its fine-grained name.", examples=["blouse"])
+    score: Score
+    attributes: dict[str, Prediction] = Field(description="Style attribute → answer.")
+
+
+class Garment(BaseModel):
+    id: uuid.UUID
+    source: Literal["detection", "style", "whole_image"] = Field(
+        description="Which stage found it; `whole_image` when nothing was found and the photo was "
+        "taken for a close-up."
+    )
+    category: str | None = Field(
+        description="Garment class; null when the photo was classified whole.", examples=["top"]
+    )
+    score: Score | None = Field(
+        description="Of the detection, or of the style instance where only that model saw it."
+    )
+    box: list[float] = Field(
+        min_length=4,
+        max_length=4,
+        description="[x1, y1, x2, y2] in pixels of the upright photo.",
+        examples=[[12.0, 30.5, 410.0, 380.0]],
+    )
+    mask: Mask | None
+    attributes: dict[str, Prediction] = Field(
+        description=f"Attribute → answer: {', '.join(ATTRIBUTES)}. Empty when not classified."
+    )
+    colours: list[Colour] = Field(description="Dominant colours, largest share first.")
+    style: Style | None
+
+
+class Source(BaseModel):
+    """Where the image was seen."""
+
+    external_id: str | None
+    url: str | None
+
+
+class Image(BaseModel):
+    sha256: Sha256 = Field(description="Digest of the file's bytes.")
+    width: int = Field(ge=1, description="Pixels of the upright photo.")
+    height: int = Field(ge=1, description="Pixels of the upright photo.")
+    format: Literal["jpeg", "png", "webp", "gif"]
+    bytes: int = Field(ge=1, description="Size of the file.")
+    sources: list[Source] = Field(description="Every place the image was seen, oldest first.")
+
+
+class ModelVersion(BaseModel):
+    name: str = Field(description="Name of the model bundle.")
+    version: str = Field(description="Digest of weights, labels and thresholds.")
+
+
+class Options(BaseModel):
+    """The choices the analysis was made with."""
+
+    stages: list[Stage]
+    min_score: float | None
+    context: dict[str, str]
+
+
+class Analysis(BaseModel):
+    """The combined report of one photo."""
+
+    id: uuid.UUID
+    created_at: AwareDatetime
+    image: Image
+    classified_whole: bool = Field(
+        description="Nothing was detected, so the whole photo was classified as one garment."
+    )
+    garments: list[Garment]
+    models: dict[str, ModelVersion] = Field(description="Stage → model that took part.")
+    options: Options
+    timings_ms: dict[str, float] = Field(description="Stage → wall time in milliseconds.")
+
+
+class AnalysisPage(BaseModel):
+    """Newest first."""
+
+    items: list[Analysis]
+    next_cursor: str | None = Field(description="Pass as `cursor` for more; null on the last page.")
+
+
+class AnalysisQuery(BaseModel):
+    """Filters; garment filters must all hold on one and the same garment."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    external_id: Text | Absent = Field(None, description="Your id for the image.")
+    image_sha256: Sha256 | Absent = Field(None, description="Digest of the image file.")
+    created_after: AwareDatetime | Absent = Field(
+        None, description="Only later ones; RFC 3339 with a time zone."
+    )
+    category: Text | Absent = Field(None, description="Garment class, e.g. `top`.")
+    gender: Text | Absent = Field(None, description="E.g. `Women`.")
+    master_category: Text | Absent = Field(None, description="E.g. `Apparel`.")
+    sub_category: Text | Absent = Field(None, description="E.g. `Topwear`.")
+    article_type: Text | Absent = Field(None, description="E.g. `Shirts`.")
+    base_colour: Text | Absent = Field(None, description="E.g. `Blue`.")
+    season: Text | Absent = Field(None, description="E.g. `Summer`.")
+    usage: Text | Absent = Field(None, description="E.g. `Casual`.")
+    style: Text | Absent = Field(None, description="The style model's label.")
+    limit: int = Field(20, ge=1, le=100, description="Analyses on a page.")
+    cursor: Cursor | Absent = Field(None, description="`next_cursor` of the page before.")
+
+
+class ServedModel(BaseModel):
+    stage: Stage
+    name: str = Field(description="Name of the model bundle.")
+    version: str = Field(description="Digest of weights, labels and thresholds.")
+
+
+class ServedModels(BaseModel):
+    models: list[ServedModel] = Field(description="In the order they run.")
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+
+
+class FieldError(BaseModel):
+    field: str = Field(description="Path of the field, dots between its parts.")
+    message: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "/docs#url_blocked",
+                "title": "Forbidden",
+                "status": 403,
+                "code": "url_blocked",
+                "detail": "the address is not one that this service may fetch from",
+                "request_id": "5f0c6f5b1d7f4b0e8f7f5f0c6f5b1d7f",
+            }
+        }
+    )
+
+    type: str = Field(description="Where this kind of problem is described.")
+    title: str
+    status: int
+    code: str = Field(description="Stable; decide by it, not by the texts.")
+    detail: str
+    request_id: str | None = Field(description="Under which the server logged the request.")
+    errors: list[FieldError] | Absent = Field(
+        None, description="For `validation_error`: what is wrong with which field."
+    )

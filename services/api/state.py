@@ -1,0 +1,26 @@
+"""What the views of one app share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app
+
+from services.api.metrics import Metrics
+from services.bootstrap import Container
+from services.store.idempotency import IdempotencyStore
+
+EXTENSION = "vestiary"
+
+
+@dataclass(frozen=True)
+class State:
+    container: Container
+    idempotency: IdempotencyStore
+    metrics: Metrics
+
+
+def state() -> State:
+    """Of the app that answers the current request."""
+    return cast(State, current_app.extensions[EXTENSION])
