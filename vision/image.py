@@ -27,7 +27,8 @@ MAX_PIXELS = 50_000_000
 # it overflows. 65,535 is what the widest of the formats (JPEG, GIF) can say.
 MAX_SIDE = 65_535
 
-_EXIF_ORIENTATION = 0x0112
+_ORIENTATION_TAG = 0x0112
+_TIFF_SHORT = 3
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # What decides a PNG's pixels. Text and colour profiles may hold a megabyte of zeros in a kilobyte
 # and are never looked at, and without the animation chunks an APNG is its first picture.
@@ -113,7 +114,7 @@ def decode(encoded: EncodedImage, max_pixels: int = MAX_PIXELS) -> RgbImage:
     # ValueError, struct.error, EOFError, IndexError, zlib.error.
     except Exception as error:
         raise _corrupt() from error
-    return RgbImage(_upright(pixels, _orientation(picture)), encoded.sha256)
+    return RgbImage(_upright(pixels, _orientation(picture.info.get("exif", b""))), encoded.sha256)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -208,18 +209,26 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     return grey
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(exif: bytes) -> int:
     """EXIF orientation, 1 to 8; 1 (as stored) when there is none or the EXIF is broken.
 
-    Not `picture.getexif()`: that falls back to XMP, which browsers do not follow.
+    Read here (TIFF 6.0, section 2: header, then 12-byte entries) because Pillow warns of broken
+    EXIF on standard error, and falls back to XMP, which browsers do not follow.
     """
-    exif = Image.Exif()
-    try:
-        exif.load(picture.info.get("exif", b""))
-        orientation = exif.get(_EXIF_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - a good picture is not lost to what its metadata trips over
+    tiff = exif.removeprefix(b"Exif\x00\x00")
+    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(tiff[:4])
+    if order is None:
         return 1
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+    try:
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (entries,) = struct.unpack_from(f"{order}H", tiff, start)
+        for entry in range(entries):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG:
+                return value if kind == _TIFF_SHORT and 1 <= value <= 8 else 1
+    except struct.error:  # an offset leads beyond the end
+        pass
+    return 1
 
 
 _Turn = Callable[[NDArray[np.uint8]], "cv2.typing.MatLike"]
