@@ -1,0 +1,174 @@
+"""`python -m classification train | evaluate | predict | export`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from classification.config import load_config
+from classification.datasets import PhotoDataset, open_dataset
+from classification.predictor import MAX_BATCH, AttributeClassifier
+from vision.archive import Archive, iter_images, open_archive
+from vision.bundle import WEIGHTS_DIR, Bundle, open_bundle, resolve, update_metrics
+from vision.errors import PermanentError, VestiaryError
+from vision.garments import Crop, Labels
+from vision.image import EncodedImage, RgbImage, decode
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+Model = Annotated[str, typer.Option(help="A bundle's folder under the weights, or `default`.")]
+WeightsDir = Annotated[Path, typer.Option(help="Folder of the bundles.")]
+Threads = Annotated[int, typer.Option(min=0, help="Cores to use; 0 for ONNX Runtime's choice.")]
+ConfigFile = Annotated[Path, typer.Option(help="A file of configs/classification.")]
+Products = Annotated[Path, typer.Option(help="Fashion Product Images, a folder or a zip.")]
+HomePhotos = Annotated[
+    Path | None, typer.Option(help="The clothing dataset of home photos, a folder or a zip.")
+]
+RunsDir = Annotated[Path, typer.Option(help="Where checkpoints go.")]
+
+
+@app.command("predict")
+def predict_command(
+    images: Annotated[Path, typer.Option(help="A folder or a zip of photos.")],
+    output: Annotated[Path, typer.Option(help="JSON Lines file to write, one line a photo.")],
+    model: Model = "default",
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+    threads: Threads = 0,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Answer `unknown` under the bundle's thresholds.")
+    ] = False,
+) -> None:
+    """Write the attributes of every photo as one JSON line, in the order of the names."""
+    classifier = AttributeClassifier(_open(model, weights_dir), threads, allow_unknown=unknown)
+    archive = open_archive(images)
+    with output.open("w", encoding="utf-8") as file:
+        for line in prediction_lines(classifier, archive):
+            file.write(json.dumps(line) + "\n")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    data: Annotated[Path, typer.Option(help="Products or home photos, a folder or a zip.")],
+    model: Model = "default",
+    split: Annotated[
+        str, typer.Option(help="train, validation, calibration, test or all.")
+    ] = "all",
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+    threads: Threads = 0,
+) -> None:
+    """Print accuracy, calibration and coverage as one JSON object."""
+    from classification.evaluate import evaluate
+
+    typer.echo(json.dumps(evaluate(_open(model, weights_dir), data, split, threads)))
+
+
+@app.command("train")
+def train_command(
+    config: ConfigFile,
+    products: Products,
+    home_photos: HomePhotos = None,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Train, or continue an interrupted run; prints the finished weights' path."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    from classification.train import train
+
+    settings = load_config(config)
+    datasets = _open_datasets(products, home_photos)
+    typer.echo(train(settings, datasets, runs_dir / settings.name))
+
+
+@app.command("export")
+def export_command(
+    config: ConfigFile,
+    products: Products,
+    home_photos: HomePhotos = None,
+    runs_dir: RunsDir = Path("runs"),
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+) -> None:
+    """Write a bundle from a finished run: graph, parity, temperatures, figures on `test`."""
+    os.environ["KERAS_BACKEND"] = "torch"
+    import keras
+
+    keras.config.set_image_data_format("channels_first")
+    from classification.evaluate import evaluate
+    from classification.export import export
+    from classification.train import WEIGHTS
+
+    settings = load_config(config)
+    datasets = _open_datasets(products, home_photos)
+    folder = weights_dir / settings.name
+    command = f"python -m classification train --config configs/classification/{config.name}"
+    bundle = export(settings, runs_dir / settings.name / WEIGHTS, datasets, folder, command)
+    metrics = {}
+    for dataset, path in zip(datasets, (products, home_photos), strict=False):
+        figures = evaluate(bundle, Path(str(path)), "test")
+        figures["skipped"] = figures["skipped"]["count"]
+        metrics[f"{dataset.layout}_test"] = figures
+    update_metrics(folder, "classification", metrics)
+    typer.echo(json.dumps({"bundle": str(folder), "parity": dict(bundle.parity)}))
+
+
+def prediction_lines(classifier: AttributeClassifier, archive: Archive) -> Iterator[dict[str, Any]]:
+    """One line for every image file, broken ones included, in the archive's order."""
+    files = iter_images(archive)
+    while group := list(islice(files, MAX_BATCH)):
+        decoded = [_decode(data) for _, data in group]
+        crops = [whole(image) for image in decoded if isinstance(image, RgbImage)]
+        answers = iter(classifier.predict(crops))
+        for (name, _), image in zip(group, decoded, strict=True):
+            if isinstance(image, RgbImage):
+                yield {"file": name, "attributes": attributes_as_json(next(answers))}
+            else:
+                yield {"file": name, "error": {"code": image.code, "message": image.message}}
+
+
+def attributes_as_json(labels: Labels) -> dict[str, dict[str, Any]]:
+    """Label and confidence, four digits, of each attribute."""
+    return {
+        attribute: {"label": answer.label, "confidence": round(answer.confidence, 4)}
+        for attribute, answer in labels.attributes.items()
+    }
+
+
+def whole(image: RgbImage) -> Crop:
+    """The photo as one crop."""
+    return Crop(image.pixels, (0, 0, *image.resolution_wh))
+
+
+def _decode(data: bytes) -> RgbImage | PermanentError:
+    try:
+        return decode(EncodedImage(data))
+    except PermanentError as error:
+        return error
+
+
+def _open(model: str, weights_dir: Path) -> Bundle:
+    return open_bundle(resolve(model, "classification", weights_dir), "classification")
+
+
+def _open_datasets(products: Path, home_photos: Path | None) -> list[PhotoDataset]:
+    paths = [products] if home_photos is None else [products, home_photos]
+    return [open_dataset(path) for path in paths]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a failure we know is one line on stderr and exit status 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app(args=arguments)
+    except VestiaryError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The training run's settings, read from one YAML file in `configs/classification/`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vision.errors import ErrorCode, PermanentError
+from vision.garments import ATTRIBUTES
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs" / "classification"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What decides a network's weights, but for the data.
+
+    name: of the run and of the bundle. backbone: a key of `network.BACKBONES`. pretrained: start
+    from ImageNet. input_hw: size served and trained last. first_hw: size of the first
+    `first_share` of training; a smaller one costs less and costs no accuracy
+    (https://arxiv.org/abs/2104.00298). heads: attribute → weight of its loss.
+    products_per_batch, home_photos_per_batch: photos of each source in every batch.
+    epochs: passes over the products. rounds_per_epoch: how often an epoch is checkpointed.
+    learning_rate: the peak of one cycle. ema: decay of the weights' moving average, which is what
+    ships. embedding: length of the exported embedding.
+    """
+
+    name: str
+    backbone: str
+    heads: Mapping[str, float]
+    input_hw: tuple[int, int] = (128, 96)
+    first_hw: tuple[int, int] = (128, 96)
+    first_share: float = 0.0
+    pretrained: bool = True
+    products_per_batch: int = 64
+    home_photos_per_batch: int = 0
+    epochs: int = 4
+    rounds_per_epoch: int = 4
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.02
+    warm_up: float = 0.15
+    label_smoothing: float = 0.05
+    dropout: float = 0.2
+    ema: float = 0.998
+    embedding: int = 256
+    threads: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_known("head", self.heads, ATTRIBUTES)
+        if not self.heads:
+            raise _invalid("heads is empty")
+        if not 0.0 <= self.first_share < 1.0:
+            raise _invalid(f"first_share must be in [0, 1), not {self.first_share}")
+        for name in ("products_per_batch", "epochs", "rounds_per_epoch", "embedding"):
+            if getattr(self, name) < 1:
+                raise _invalid(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+def load_config(path: Path | str) -> TrainConfig:
+    """Read a run's settings.
+
+    Raises `PermanentError` (`validation_error`) for a file that is missing or not a mapping, and
+    for an unknown key or head, listing the known ones.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise _invalid(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise _invalid(f"{path} is not a mapping")
+    known = tuple(f.name for f in fields(TrainConfig))
+    _check_known("key", content, known)
+    for name in ("input_hw", "first_hw"):
+        if name in content:
+            content[name] = tuple(content[name])
+    try:
+        return TrainConfig(**content)
+    except TypeError as error:
+        raise _invalid(f"{path}: {error}") from error
+
+
+def _check_known(kind: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise _invalid(f"unknown {kind} {unknown[0]!r}; known: {', '.join(known)}")
+
+
+def _invalid(problem: str) -> PermanentError:
+    return PermanentError(ErrorCode.VALIDATION_ERROR, problem)

@@ -1,0 +1,217 @@
+"""From the network's logits to answers that never contradict each other; pure NumPy.
+
+Article types are the leaves of a tree (article type → subcategory → master category). The three
+heads that see the tree are three opinions on the same leaf, so their log-probabilities are added
+along each leaf's path, and one softmax over the leaves gives every level: a parent's probability
+is the sum of its leaves'. The answer is the best leaf and its own parents.
+
+Glossary: N crops, C labels of a head, A article types, P labels of a parent level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vision.errors import ErrorCode, PermanentError
+from vision.garments import ATTRIBUTES, UNKNOWN, Prediction
+
+Floats = NDArray[np.floating]
+
+LEAF = "article_type"
+# The tree's levels from the root down: an answer at one needs an answer at those before it.
+TREE_LEVELS = ("master_category", "sub_category", LEAF)
+# The temperature of the joint decoding, beside those of the heads outside the tree.
+TREE = "tree"
+MAX_ALTERNATIVES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """Turns logits into answers.
+
+    labels: attribute → its labels, in the order of the logits. parents: upper tree level → (A,)
+    int, the index of each article type's label at that level. temperatures: head → what its logits
+    are divided by, `tree` for the three of the tree together. thresholds: attribute → the least
+    confidence of an answer; one under it is `unknown`.
+    """
+
+    labels: Mapping[str, tuple[str, ...]]
+    parents: Mapping[str, NDArray[np.int64]]
+    temperatures: Mapping[str, float]
+    thresholds: Mapping[str, float]
+
+    def probabilities(
+        self, logits: Mapping[str, Floats], hints: Sequence[Mapping[str, str]] | None = None
+    ) -> dict[str, NDArray[np.float64]]:
+        """Attribute → (N, C) calibrated probabilities.
+
+        logits: attribute → (N, C). hints: for each crop attribute → the label known to be true;
+        what contradicts it gets probability 0.
+
+        Raises `PermanentError` (`validation_error`) for a hint with an unknown attribute or label,
+        listing the known ones, and for hints that no article type satisfies.
+        """
+        count = len(logits[LEAF])
+        allowed = [self._allowed(hint) for hint in (hints or [{}] * count)]
+        answers = {}
+        for attribute in ATTRIBUTES:
+            if attribute not in TREE_LEVELS:
+                scores = _log_softmax(logits[attribute] / self.temperatures[attribute])
+                answers[attribute] = _masked_softmax(scores, [a[attribute] for a in allowed])
+        leaves = _masked_softmax(
+            leaf_scores(logits, self.parents) / self.temperatures[TREE],
+            [self._allowed_leaves(a) for a in allowed],
+        )
+        for level in TREE_LEVELS[:-1]:
+            answers[level] = marginals(leaves, self.parents[level], len(self.labels[level]))
+        answers[LEAF] = leaves
+        return {attribute: answers[attribute] for attribute in ATTRIBUTES}
+
+    def best(self, probabilities: Mapping[str, Floats]) -> dict[str, NDArray[np.int64]]:
+        """Attribute → (N,) index of the answer: the best leaf with its parents, and elsewhere the
+        best label.
+        """
+        best = {attribute: p.argmax(axis=1) for attribute, p in probabilities.items()}
+        for level in TREE_LEVELS[:-1]:
+            best[level] = self.parents[level][best[LEAF]]
+        return best
+
+    def decode(
+        self,
+        logits: Mapping[str, Floats],
+        hints: Sequence[Mapping[str, str]] | None = None,
+        *,
+        allow_unknown: bool = True,
+    ) -> list[dict[str, Prediction]]:
+        """For each crop attribute → answer. Without `allow_unknown` the best label always stands.
+
+        Arguments and errors as in `probabilities`.
+        """
+        probabilities = self.probabilities(logits, hints)
+        best = self.best(probabilities)
+        return [
+            self._answers(
+                {attribute: p[row] for attribute, p in probabilities.items()},
+                {attribute: int(indices[row]) for attribute, indices in best.items()},
+                allow_unknown,
+            )
+            for row in range(len(logits[LEAF]))
+        ]
+
+    def _answers(
+        self, probabilities: Mapping[str, Floats], best: Mapping[str, int], allow_unknown: bool
+    ) -> dict[str, Prediction]:
+        answers = {}
+        for attribute, p in probabilities.items():
+            labels = self.labels[attribute]
+            order = np.argsort(-p, kind="stable")[:MAX_ALTERNATIVES]
+            answers[attribute] = Prediction(
+                label=labels[best[attribute]],
+                confidence=_probability(p[best[attribute]]),
+                alternatives=tuple((labels[i], _probability(p[i])) for i in order if p[i] > 0),
+            )
+        return self._with_unknown(answers) if allow_unknown else answers
+
+    def _with_unknown(self, answers: Mapping[str, Prediction]) -> dict[str, Prediction]:
+        """Answers under their threshold made unknown, and below an unknown parent all the more."""
+        unknown = {a for a, p in answers.items() if p.confidence < self.thresholds[a]}
+        for parent, child in pairwise(TREE_LEVELS):
+            if parent in unknown:
+                unknown.add(child)
+        return {
+            attribute: Prediction(UNKNOWN, answer.confidence, answer.alternatives)
+            if attribute in unknown
+            else answer
+            for attribute, answer in answers.items()
+        }
+
+    def _allowed(self, hints: Mapping[str, str]) -> dict[str, NDArray[np.bool_]]:
+        """Attribute → (C,) bool: the labels that the hints leave."""
+        for attribute, label in hints.items():
+            if attribute not in self.labels:
+                raise _unknown("attribute", attribute, ATTRIBUTES)
+            if label not in self.labels[attribute]:
+                raise _unknown(attribute, label, self.labels[attribute])
+        return {
+            attribute: np.array([hints.get(attribute, label) == label for label in labels])
+            for attribute, labels in self.labels.items()
+        }
+
+    def _allowed_leaves(self, allowed: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+        leaves = allowed[LEAF].copy()
+        for level in TREE_LEVELS[:-1]:
+            leaves &= allowed[level][self.parents[level]]
+        if not leaves.any():
+            raise PermanentError(
+                ErrorCode.VALIDATION_ERROR, "the hints contradict each other: no article type fits"
+            )
+        return leaves
+
+
+def leaf_scores(
+    logits: Mapping[str, Floats], parents: Mapping[str, NDArray[np.int64]]
+) -> NDArray[np.float64]:
+    """(N, A) sums of the three heads' log-probabilities along each article type's path."""
+    scores = _log_softmax(logits[LEAF])
+    for level, index in parents.items():
+        scores = scores + _log_softmax(logits[level])[:, index]
+    return scores
+
+
+def marginals(
+    leaves: NDArray[np.float64], parent: NDArray[np.int64], count: int
+) -> NDArray[np.float64]:
+    """(N, A) probabilities of leaves → (N, P) of their parents; parent: (A,) indices below P."""
+    membership = np.zeros((len(parent), count))
+    membership[np.arange(len(parent)), parent] = 1.0
+    return leaves @ membership
+
+
+def parents_of(
+    labels: Mapping[str, Sequence[str]],
+    sub_category_of: Mapping[str, str],
+    master_category_of: Mapping[str, str],
+) -> dict[str, NDArray[np.int64]]:
+    """Upper tree level → (A,) index of each article type's label there.
+
+    sub_category_of: article type → subcategory. master_category_of: subcategory → master category.
+    Raises `KeyError` or `ValueError` when a label has no parent among the labels.
+    """
+    subs = [sub_category_of[article] for article in labels[LEAF]]
+    names = {
+        "master_category": [master_category_of[sub] for sub in subs],
+        "sub_category": subs,
+    }
+    return {
+        level: np.array([list(labels[level]).index(name) for name in chosen], np.int64)
+        for level, chosen in names.items()
+    }
+
+
+def _masked_softmax(scores: Floats, allowed: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
+    if not len(scores):
+        return np.zeros(scores.shape)
+    return np.exp(_log_softmax(np.where(np.stack(allowed), scores, -np.inf)))
+
+
+def _log_softmax(scores: Floats) -> NDArray[np.float64]:
+    scores = np.asarray(scores, np.float64)
+    shifted = scores - scores.max(axis=1, keepdims=True, initial=-np.inf)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def _probability(value: float) -> float:
+    """Sums of leaves may stand a rounding error above 1."""
+    return min(1.0, max(0.0, float(value)))
+
+
+def _unknown(kind: str, given: str, known: Sequence[str]) -> PermanentError:
+    return PermanentError(
+        ErrorCode.VALIDATION_ERROR, f"unknown {kind} {given!r}; known: {', '.join(known)}"
+    )
