@@ -187,12 +187,18 @@ def _to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
     if picture.mode.startswith("I;16"):
         picture = _eight_bit(picture)
     if picture.has_transparency_data:
-        see_through = picture.convert("RGBA")
-        picture = Image.new("RGB", see_through.size, "white")
-        picture.paste(see_through, mask=see_through)
+        picture = _on_white(picture.convert("RGBA"))
     if picture.mode == "L":
         return cv2.cvtColor(np.asarray(picture), cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
     return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.getchannel("A").getextrema() == (255, 255):  # an alpha channel nobody used
+        return picture.convert("RGB")
+    white = Image.new("RGB", picture.size, "white")
+    white.paste(picture, mask=picture)
+    return white
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:

@@ -55,7 +55,8 @@ class HostileServer:
     connections: list[Connection] = field(default_factory=list)
 
     def url(self, path: str = "/photo.jpg", host: str | None = None, scheme: str = "http") -> str:
-        return f"{scheme}://{host or self.address}:{self.port}{path}"
+        own_host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{scheme}://{host or own_host}:{self.port}{path}"
 
 
 @contextmanager
@@ -66,7 +67,8 @@ def serve(
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[HostileServer]:
     """Run a server until the block ends. `tls` makes it shake hands before it behaves."""
-    listener = socket.create_server((address, port))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.create_server((address, port), family=family)
     server = HostileServer(address, listener.getsockname()[1])
 
     def handle(connection: Connection) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ssl
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,16 @@ from pytest_httpserver import HTTPServer
 from services.pipeline.fetch import Fetcher, FetchPolicy
 from services.settings import Settings
 from tests.integration.fetching import LOOPBACK, failure, fetcher_for
-from tests.integration.hostile import Connection, answering, redirecting, response, routing, serve
+from tests.integration.hostile import (
+    Connection,
+    HostileServer,
+    answering,
+    redirecting,
+    response,
+    routing,
+    serve,
+    serve_names,
+)
 from tests.pictures import picture
 from vision.errors import ErrorCode, PermanentError, TransientError, VestiaryError
 from vision.image import decode
@@ -67,6 +78,31 @@ def test_threads_may_share_a_fetcher() -> None:
         images = list(pool.map(fetcher_for(server.port).fetch, urls))
 
     assert [image.sha256 for image in images] == [picture(seed=s).sha256 for s in range(8)]
+
+
+@pytest.fixture
+def ipv6_server() -> Iterator[HostileServer]:
+    try:
+        with serve(answering(response(PHOTO)), "::1") as server:
+            yield server
+    except OSError as error:
+        pytest.skip(f"no IPv6 on loopback: {error}")
+
+
+class TestIpv6:
+    def test_an_address(self, ipv6_server: HostileServer) -> None:
+        fetcher = fetcher_for(ipv6_server.port, allowed_networks=(ip_network("::1"),))
+        assert fetcher.fetch(ipv6_server.url()).data == PHOTO
+
+    def test_a_name_with_both_kinds_of_address(self, ipv6_server: HostileServer) -> None:
+        """Nobody listens on the IPv4 one; connecting moves on to the other."""
+        with serve_names({"shop.example": [["127.0.0.1", "::1"]]}) as names:
+            fetcher = fetcher_for(
+                ipv6_server.port,
+                resolve=names.resolve,
+                allowed_networks=(LOOPBACK, ip_network("::1")),
+            )
+            assert fetcher.fetch(ipv6_server.url(host="shop.example")).data == PHOTO
 
 
 class TestMediaType:

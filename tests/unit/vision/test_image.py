@@ -242,6 +242,10 @@ class TestTransparency:
         pixels = pixels_of(encode(self.RGBA, image_format, **options))
         assert difference(pixels, self.ON_WHITE) <= 1
 
+    def test_an_alpha_channel_nobody_used(self) -> None:
+        picture = Image.fromarray(scene()).convert("RGBA")
+        assert np.array_equal(pixels_of(encode(picture, "PNG")), scene())
+
     def test_grey_with_alpha(self) -> None:
         picture = Image.fromarray(self.RGBA[..., [0, 3]], "LA")
         # 200 at alpha 128 → 227
