@@ -1,6 +1,6 @@
 """Clothing Co-Parsing as the detector sees it: photos with boxes of the garment classes.
 
-One instance is all pixels of one tag in one photo without crumbs (`training.ccp.tag_instance`), so
+One instance is all pixels of one tag in one photo without crumbs (`training.ccp`), so
 a photo tagged `pants` and `jeans` has two instances of `trousers`. Tags that the taxonomy ignores
 become ignore regions. Needs no training framework until a set is registered with Detectron2.
 """

@@ -12,6 +12,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -76,14 +77,10 @@ class CcpDataset:
 
     def tag_map(self, photo_id: str) -> NDArray[np.uint8]:
         """(H, W) uint8 tag ids, indices into `tags`."""
-        import scipy.io
-
         name = f"annotations/pixel-level/{photo_id}.mat"
-        try:
-            values = scipy.io.loadmat(io.BytesIO(self._archive.read(name)))["groundtruth"]
-        except (KeyError, ValueError, OSError) as error:
-            raise PermanentError(ErrorCode.DATASET_INVALID, f"{name}: {error}") from error
-        if values.ndim != 2 or values.max(initial=0) >= len(self.tags):
+        values = _read_mat(name, self._archive.read(name), "groundtruth")
+        is_map = values.ndim == 2 and values.dtype.kind in "iuf"
+        if not is_map or not 0 <= values.min(initial=0) <= values.max(initial=0) < len(self.tags):
             raise PermanentError(
                 ErrorCode.DATASET_INVALID,
                 f"{name}: groundtruth must be 2-D with ids below {len(self.tags)}",
@@ -91,21 +88,17 @@ class CcpDataset:
         return np.ascontiguousarray(values, dtype=np.uint8)
 
     def instances(self, photo_id: str, leave_out: Sequence[str] = ()) -> Iterator[TagInstance]:
-        """One instance for each tag in the photo, but for the tags in `leave_out`."""
+        """One instance for each tag in the photo, but for the tags in `leave_out`.
+
+        A tag that is nothing but crumbs has none.
+        """
         tag_map = self.tag_map(photo_id)
         for tag_id in np.unique(tag_map):
             tag = self.tags[tag_id]
             if tag not in leave_out:
-                yield tag_instance(tag, tag_map == tag_id)
-
-
-def tag_instance(tag: str, mask: NDArray[np.bool_]) -> TagInstance:
-    """The instance of one tag from its (H, W) mask, which must not be empty."""
-    kept = drop_small_components(mask)
-    rows = np.flatnonzero(kept.any(axis=1))
-    columns = np.flatnonzero(kept.any(axis=0))
-    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    return TagInstance(tag=tag, mask=kept, xyxy=box)
+                mask = drop_small_components(tag_map == tag_id)
+                if mask.any():
+                    yield TagInstance(tag=tag, mask=mask, xyxy=_box_around(mask))
 
 
 def drop_small_components(
@@ -119,14 +112,30 @@ def drop_small_components(
     return keep[labels] if count > 1 else mask
 
 
+def _box_around(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def _read_tag_names(data: bytes) -> tuple[str, ...]:
+    cells = _read_mat("label_list.mat", data, "label_list")
+    return tuple(str(cell.item()) for cell in np.ravel(cells))
+
+
+def _read_mat(name: str, data: bytes, variable: str) -> NDArray[Any]:
+    """One variable of a MATLAB file."""
     import scipy.io
 
     try:
-        cells = scipy.io.loadmat(io.BytesIO(data))["label_list"]
-    except (KeyError, ValueError, OSError) as error:
-        raise PermanentError(ErrorCode.DATASET_INVALID, f"label_list.mat: {error}") from error
-    return tuple(str(cell.item()) for cell in np.ravel(cells))
+        values: NDArray[Any] = scipy.io.loadmat(io.BytesIO(data))[variable]
+    except MemoryError:
+        raise
+    # SciPy raises whatever a broken file makes it stumble over: IndexError, TypeError, zlib.error…
+    except Exception as error:
+        problem = f"has no {variable}" if isinstance(error, KeyError) else f"is broken ({error})"
+        raise PermanentError(ErrorCode.DATASET_INVALID, f"{name} {problem}") from error
+    return values
 
 
 def _stems(archive: Archive, prefix: str, suffix: str) -> set[str]:
