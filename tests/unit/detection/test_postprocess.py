@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detection.postprocess import (
+    BoxSelection,
+    Candidates,
+    decode_boxes,
+    locations,
+    pairwise_iou,
+    select_boxes,
+    suppress,
+)
+
+CERTAIN, NEVER = 20.0, -20.0  # logits
+
+
+def candidates(*rows: tuple[tuple[float, float, float, float], float, int]) -> Candidates:
+    return Candidates(
+        np.array([box for box, _, _ in rows], np.float32).reshape(-1, 4),
+        np.array([score for _, score, _ in rows], np.float32),
+        np.array([class_id for _, _, class_id in rows], np.int64),
+    )
+
+
+def test_locations_go_row_by_row_and_finest_first() -> None:
+    # 32×16 at stride 8 is 4×2 cells; at stride 32, ceil(32/32) × ceil(16/32) = 1 cell.
+    points, strides, levels = locations((32, 16), (8, 32))
+
+    np.testing.assert_array_equal(points[:5], [[0, 0], [8, 0], [16, 0], [24, 0], [0, 8]])
+    np.testing.assert_array_equal(points[8], [0, 0])
+    assert strides.tolist() == [8] * 8 + [32]
+    assert levels.tolist() == [0] * 8 + [1]
+
+
+def test_coarse_levels_round_up_as_a_padded_convolution_does() -> None:
+    # 96 = 3·32: p5 has 3 cells, p6 (stride 64) ceil(1.5) = 2 and p7 (stride 128) 1.
+    _, _, levels = locations((96, 32), (32, 64, 128))
+
+    assert np.bincount(levels).tolist() == [3, 2, 1]
+
+
+def test_distances_are_in_strides() -> None:
+    boxes = decode_boxes(
+        np.array([[40, 24]], np.float32),
+        np.array([8], np.float32),
+        np.array([[1, 2, 0.5, 3]], np.float32),
+    )
+
+    # left 40-8, top 24-16, right 40+4, bottom 24+24
+    np.testing.assert_array_equal(boxes, [[32, 8, 44, 48]])
+
+
+def test_a_negative_distance_is_none() -> None:
+    boxes = decode_boxes(
+        np.array([[40, 24]], np.float32),
+        np.array([8], np.float32),
+        np.array([[-1, 1, 1, -2]], np.float32),
+    )
+
+    np.testing.assert_array_equal(boxes, [[40, 16, 48, 24]])
+
+
+def test_iou() -> None:
+    boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 20, 20]], np.float32)
+
+    # Overlap 5×10 of 10·10 + 10·10 - 50 = 150: a third. The empty box overlaps nothing.
+    np.testing.assert_allclose(
+        pairwise_iou(boxes, boxes), [[1, 1 / 3, 0], [1 / 3, 1, 0], [0, 0, 0]], atol=1e-6
+    )
+
+
+def test_suppression_is_greedy_within_a_class() -> None:
+    # IoU of neighbours shifted by 2 of 10 is 80/120 = .67, by 4 it is 60/140 = .43.
+    rows = candidates(
+        ((2, 0, 12, 10), 0.8, 0),  # loses to the next
+        ((0, 0, 10, 10), 0.9, 0),
+        ((4, 0, 14, 10), 0.7, 0),  # overlaps only the loser too much, and stays
+        ((0, 0, 10, 10), 0.6, 1),  # another class
+    )
+
+    assert suppress(rows, 0.6).tolist() == [1, 2, 3]
+    assert suppress(rows, 0.7).tolist() == [1, 0, 2, 3]
+    assert suppress(rows, 0.3).tolist() == [1, 3]
+
+
+def test_suppressing_nothing() -> None:
+    assert suppress(candidates(), 0.5).tolist() == []
+
+
+@pytest.fixture
+def raw() -> dict[str, np.ndarray]:
+    """A 32×32 input with 16 cells of stride 8 and one of stride 32, three classes, all quiet."""
+    return {
+        "class_logits": np.full((17, 3), NEVER, np.float32),
+        "distances": np.ones((17, 4), np.float32),
+        "centerness": np.full(17, CERTAIN, np.float32),
+    }
+
+
+def select(raw: dict[str, np.ndarray], **changes: float) -> Candidates:
+    chosen = {"min_score": 0.05, "nms_iou": 0.6, "max_detections": 100} | changes
+    return select_boxes(
+        **raw, resolution_wh=(32, 32), strides=(8, 32), selection=BoxSelection(**chosen)
+    )
+
+
+def test_score_is_the_geometric_mean_of_class_and_centerness(raw: dict[str, np.ndarray]) -> None:
+    raw["class_logits"][5, 2] = np.log(0.81 / 0.19)  # probability .81 in cell (1, 1)
+    raw["centerness"][5] = np.log(0.36 / 0.64)
+
+    found = select(raw)
+
+    assert found.class_ids.tolist() == [2]
+    np.testing.assert_allclose(found.scores, [0.54], atol=1e-6)  # √(.81 · .36)
+    np.testing.assert_array_equal(found.xyxy, [[0, 0, 16, 16]])  # 8 around (8, 8)
+
+
+def test_one_location_may_speak_for_two_classes(raw: dict[str, np.ndarray]) -> None:
+    raw["class_logits"][16, [0, 1]] = [CERTAIN, 2.0]
+
+    assert select(raw).class_ids.tolist() == [0, 1]
+
+
+def test_strongest_first_and_not_more_than_asked(raw: dict[str, np.ndarray]) -> None:
+    raw["class_logits"][[0, 3, 15], 1] = [1.0, 3.0, 2.0]
+
+    found = select(raw)
+
+    assert found.xyxy[:, 0].tolist() == [16, 16, -8]  # cells (3, 0), (3, 3), (0, 0)
+    assert np.all(np.diff(found.scores) < 0)
+    assert len(select(raw, max_detections=2).scores) == 2
+    # σ(2) = .88, √.88 = .94; σ(1) = .73, √.73 = .85
+    assert len(select(raw, min_score=0.9).scores) == 2
+
+
+def test_nothing_found_is_empty(raw: dict[str, np.ndarray]) -> None:
+    found = select(raw)
+
+    assert found.xyxy.shape == (0, 4)
+    assert found.scores.shape == found.class_ids.shape == (0,)
+
+
+def test_huge_logits_do_not_overflow(raw: dict[str, np.ndarray]) -> None:
+    raw["class_logits"][:] = -1e4
+    raw["class_logits"][0, 0] = 1e4
+
+    with np.errstate(over="raise"):
+        np.testing.assert_allclose(select(raw).scores, [1.0], atol=1e-4)
