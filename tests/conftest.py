@@ -6,14 +6,20 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from flask.testing import FlaskClient
 from sqlalchemy import NullPool, create_engine, make_url, text
 
+from services.api.app import create_app
+from services.bootstrap import Container
+from services.settings import Settings
 from services.store.analyses import AnalysisStore
 from services.store.embedded import EmbeddedPostgres
 from services.store.session import Database
+from tests.fakes import fake_pipeline
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +73,24 @@ def _database(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
     yield admin_url.set(database=name).render_as_string(hide_password=False)
     with admin.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def container(database_url: str, tmp_path: Path) -> Iterator[Container]:
+    """The service's parts around fake models, on a database of its own; loopback may be fetched."""
+    settings = Settings(
+        database_url=database_url,
+        data_dir=tmp_path,
+        fetch_allowed_networks=(ip_network("127.0.0.0/8"),),
+        fetch_allowed_ports=tuple(range(1, 65536)),
+        fetch_total_timeout_s=2.0,
+    )
+    container = Container(settings)
+    vars(container)["pipeline"] = fake_pipeline()
+    yield container
+    container.close()
+
+
+@pytest.fixture
+def client(container: Container) -> FlaskClient:
+    return create_app(container).test_client()

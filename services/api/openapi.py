@@ -71,14 +71,19 @@ def complete(spec: Any) -> Any:
 
 
 def _tidy(node: Any) -> Any:
-    """Schemas under their own names, and no `default: null` where null may not be sent.
+    """Schemas under their own names, and optional fields as ones to leave out, not to set to null.
 
-    APIFlask repeats a nested schema for each one it is nested in, as `Parent.Name`.
+    APIFlask repeats a nested schema for each one it is nested in, as `Parent.Name`; Pydantic
+    offers null for a field whose default is None. Null is taken, but nobody needs to send it.
     """
     if isinstance(node, list):
         return [_tidy(item) for item in node]
     if not isinstance(node, dict):
         return node
+    if "default" in node and node["default"] is None:
+        node = {
+            key: value for key, value in node.items() if key not in ("default", "anyOf")
+        } | next((option for option in node.get("anyOf", []) if option != {"type": "null"}), {})
     tidy: dict[str, Any] = {}
     for key, value in node.items():
         if key == "$ref":
@@ -86,7 +91,7 @@ def _tidy(node: Any) -> Any:
             tidy[key] = f"{head}/{name.rpartition('.')[2]}"
         elif key == "schemas":
             tidy[key] = {name.rpartition(".")[2]: _tidy(schema) for name, schema in value.items()}
-        elif not (key == "default" and value is None):
+        else:
             tidy[key] = _tidy(value)
     return tidy
 

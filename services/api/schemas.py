@@ -14,15 +14,11 @@ from pydantic import (
     create_model,
     model_validator,
 )
-from pydantic.json_schema import SkipJsonSchema
 
 from vision.garments import ATTRIBUTES
 from vision.taxonomy import load_taxonomy
 
 Stage = Literal["detect", "classify", "style"]
-
-# A field that may be left out: null is taken for it, but the documentation does not offer null.
-Absent = Annotated[None, SkipJsonSchema()]
 
 # Postgres stores no NUL, and no other control character is of use in a name.
 Text = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -45,7 +41,7 @@ def _context_model() -> type[BaseModel]:
     fields: dict[str, Any] = {
         name: (
             # A label not in this list is one that no model can be asked about.
-            Literal[taxonomy.labels_of(name)] | Absent,
+            Literal[taxonomy.labels_of(name)] | None,
             Field(default=None, description=f"Known {name.replace('_', ' ')}."),
         )
         for name in ATTRIBUTES
@@ -72,17 +68,17 @@ Stages = Annotated[
 class AnalysisChoices(Model):
     """What may be chosen for an analysis, however the image comes."""
 
-    external_id: Text | Absent = Field(
+    external_id: Text | None = Field(
         None, description="Your id for the image or product; analyses can be listed by it."
     )
     stages: Stages = Field(
         ["detect", "classify", "style"], description="Which models run; all three by default."
     )
-    min_score: Score | Absent = Field(
+    min_score: Score | None = Field(
         None,
         description="Leave out detections below this score instead of the model's own threshold.",
     )
-    context: Context | Absent = Field(  # type: ignore[valid-type]  # Made from the taxonomy.
+    context: Context | None = Field(  # type: ignore[valid-type]  # Made from the taxonomy.
         None, description="What you know already; the other answers are conditioned on it."
     )
 
@@ -107,10 +103,10 @@ class AnalysisRequest(AnalysisChoices):
         }
     )
 
-    image_url: Url | Absent = Field(
+    image_url: Url | None = Field(
         None, description="http or https URL of a JPEG, PNG, WEBP or GIF, fetched by this service."
     )
-    image_base64: Base64 | Absent = Field(
+    image_base64: Base64 | None = Field(
         None, description="The image file in base64, with or without a `data:` prefix."
     )
 
@@ -247,22 +243,22 @@ class AnalysisQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    external_id: Text | Absent = Field(None, description="Your id for the image.")
-    image_sha256: Sha256 | Absent = Field(None, description="Digest of the image file.")
-    created_after: AwareDatetime | Absent = Field(
+    external_id: Text | None = Field(None, description="Your id for the image.")
+    image_sha256: Sha256 | None = Field(None, description="Digest of the image file.")
+    created_after: AwareDatetime | None = Field(
         None, description="Only later ones; RFC 3339 with a time zone."
     )
-    category: Text | Absent = Field(None, description="Garment class, e.g. `top`.")
-    gender: Text | Absent = Field(None, description="E.g. `Women`.")
-    master_category: Text | Absent = Field(None, description="E.g. `Apparel`.")
-    sub_category: Text | Absent = Field(None, description="E.g. `Topwear`.")
-    article_type: Text | Absent = Field(None, description="E.g. `Shirts`.")
-    base_colour: Text | Absent = Field(None, description="E.g. `Blue`.")
-    season: Text | Absent = Field(None, description="E.g. `Summer`.")
-    usage: Text | Absent = Field(None, description="E.g. `Casual`.")
-    style: Text | Absent = Field(None, description="The style model's label.")
+    category: Text | None = Field(None, description="Garment class, e.g. `top`.")
+    gender: Text | None = Field(None, description="E.g. `Women`.")
+    master_category: Text | None = Field(None, description="E.g. `Apparel`.")
+    sub_category: Text | None = Field(None, description="E.g. `Topwear`.")
+    article_type: Text | None = Field(None, description="E.g. `Shirts`.")
+    base_colour: Text | None = Field(None, description="E.g. `Blue`.")
+    season: Text | None = Field(None, description="E.g. `Summer`.")
+    usage: Text | None = Field(None, description="E.g. `Casual`.")
+    style: Text | None = Field(None, description="The style model's label.")
     limit: int = Field(20, ge=1, le=100, description="Analyses on a page.")
-    cursor: Cursor | Absent = Field(None, description="`next_cursor` of the page before.")
+    cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
 
 
 class ServedModel(BaseModel):
@@ -306,6 +302,6 @@ class Problem(BaseModel):
     code: str = Field(description="Stable; decide by it, not by the texts.")
     detail: str
     request_id: str | None = Field(description="Under which the server logged the request.")
-    errors: list[FieldError] | Absent = Field(
+    errors: list[FieldError] | None = Field(
         None, description="For `validation_error`: what is wrong with which field."
     )

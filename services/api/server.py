@@ -49,7 +49,7 @@ def serve(settings: Settings) -> None:
             shutil.rmtree(shared_counts, ignore_errors=True)
 
 
-class _Server(BaseApplication):  # type: ignore[misc]
+class _Server(BaseApplication):
     def __init__(self, settings: Settings, container: Container, shared_counts: Path) -> None:
         self._settings = settings
         self._container = container
@@ -91,7 +91,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         log.info("worker_ready")
 
 
-class _Logger(Logger):  # type: ignore[misc]
+class _Logger(Logger):
     """Gunicorn's own messages, through our format instead of its own."""
 
     def setup(self, cfg: Any) -> None:
