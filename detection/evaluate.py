@@ -20,6 +20,7 @@ from training.coco_scores import FoundInstances, TrueInstance, coco_scores
 from vision.bundle import Bundle
 from vision.errors import ErrorCode, PermanentError
 from vision.garments import Detections
+from vision.taxonomy import load_taxonomy
 
 # The classes with enough instances in Clothing Co-Parsing for a figure of their own to be steady.
 FREQUENT_CLASSES = (
@@ -55,10 +56,18 @@ def evaluate(bundle: Bundle, data: Path, split: str = "all", threads: int = 0) -
     Photos that cannot be used are counted and listed under `skipped`. All boxes down to the
     bundle's `evaluation_min_score` are scored, as average precision needs the whole ranking.
 
-    Raises `PermanentError` (`dataset_invalid`) when nothing can be evaluated.
+    Raises `PermanentError`: `dataset_invalid` when nothing can be evaluated, `bundle_invalid` when
+    the bundle's classes are not the taxonomy's, which the annotations are mapped to.
     """
+    dataset = CcpDataset(data)
     detector = GarmentDetector(bundle, threads, evaluation_min_score(bundle))
-    predicted = predict_split(detector, CcpDataset(data), split)
+    if detector.class_names != load_taxonomy().garment_classes:
+        raise PermanentError(
+            ErrorCode.BUNDLE_INVALID,
+            f"{bundle.path} finds other classes than the taxonomy's: "
+            f"{', '.join(detector.class_names)}",
+        )
+    predicted = predict_split(detector, dataset, split)
     scores = coco_scores(
         predicted.truth, [as_found(f) for f in predicted.found], detector.class_names
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.pictures import encode
 
-TAGS = ("null", "shirt", "pants", "jeans", "shoes", "necklace", "skin")
+TAGS = ("null", "shirt", "jacket", "pants", "jeans", "shoes", "necklace", "skin")
 
 
 def tag_map(regions: Mapping[str, tuple[int, int, int, int]], width: int = 64, height: int = 96):
