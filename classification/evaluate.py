@@ -201,7 +201,6 @@ def home_photo_scores(answers: Answers) -> dict[str, Any]:
         "article_type": {
             "accuracy": _rounded(correct.mean()),
             "macro_accuracy": _rounded(_macro(labels, correct)),
-            "ece": _rounded(expected_calibration_error(confidence, correct)),
             "threshold": answers.thresholds[LEAF],
             "coverage": _rounded(answered.mean()),
             "accuracy_answered": _rounded(correct[answered].mean()) if answered.any() else None,

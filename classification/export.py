@@ -23,7 +23,7 @@ from classification.calibrate import fit_temperatures
 from classification.config import TrainConfig
 from classification.datasets import HOME_PHOTOS, PRODUCTS, PhotoDataset, Sample, encode
 from classification.evaluate import run
-from classification.network import FEATURES, build_network
+from classification.network import FEATURES, build_network, fold
 from classification.postprocess import TREE, TREE_LEVELS
 from classification.predictor import EMBEDDING, IMAGES, LOGITS_PREFIX, AttributeClassifier
 from classification.preprocess import MEAN, STD, batch_of
@@ -96,17 +96,16 @@ def export(
             ErrorCode.VALIDATION_ERROR, f"a bundle needs every head; missing: {', '.join(missing)}"
         )
     taxonomy = load_taxonomy()
-    network = build_network(
-        config.backbone,
-        {head: len(taxonomy.labels_of(head)) for head in config.heads},
-        dropout=config.dropout,
-        input_hw=config.input_hw,
-    )
+    heads = {head: len(taxonomy.labels_of(head)) for head in config.heads}
+    network = build_network(config.backbone, heads, dropout=config.dropout)
     network.load_weights(weights)
+    folded = build_network(config.backbone, heads, input_hw=config.input_hw, folded=True)
+    fold(network, folded)
     photos = training_photos(datasets)
-    served = served_network(network, *fit_embedding(network, photos, config))
+    embedding = fit_embedding(folded, photos, config)
     folder.mkdir(parents=True, exist_ok=True)
-    export_graph(served, config.input_hw, folder / GRAPH)
+    export_graph(served_network(folded, *embedding), config.input_hw, folder / GRAPH)
+    served = served_network(network, *embedding)
     parity = measure_parity(served, folder / GRAPH, parity_inputs(photos, config.input_hw))
     if not parity.holds:
         raise ValueError(f"the exported graph differs from its network: {parity}")
@@ -185,7 +184,7 @@ def served_network(
 
 
 def export_graph(served: keras.Model, input_hw: tuple[int, int], path: Path) -> None:
-    """Write the network as ONNX with a free batch size, batch norms folded into convolutions."""
+    """Write the network as ONNX with a free batch size, its constants folded."""
     names = list(served.output)
     raw = path.with_suffix(".raw.onnx")
     torch.onnx.export(
@@ -199,7 +198,7 @@ def export_graph(served: keras.Model, input_hw: tuple[int, int], path: Path) -> 
         dynamo=False,
     )
     options = ort.SessionOptions()
-    # The basic level folds constants and batch norms and leaves standard ONNX operators.
+    # The basic level folds constants and paddings and leaves standard ONNX operators.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
     ort.InferenceSession(str(raw), options, providers=["CPUExecutionProvider"])
