@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vision.containers import only_pixels
 from vision.errors import ErrorCode, PermanentError
 
 MAX_PIXELS = 50_000_000
@@ -30,9 +31,6 @@ MAX_SIDE = 65_535
 _ORIENTATION_TAG = 0x0112
 _TIFF_SHORT = 3
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# What decides a PNG's pixels. Text and colour profiles may hold a megabyte of zeros in a kilobyte
-# and are never looked at, and without the animation chunks an APNG is its first picture.
-_PNG_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,8 @@ def decode(encoded: EncodedImage, max_pixels: int = MAX_PIXELS) -> RgbImage:
 
     Raises `PermanentError`: `image_corrupt` for no bytes, or a file that is broken or cut short;
     `unsupported_media` for anything but the four formats; `image_too_large` for more than
-    `max_pixels` pixels or a side over 65,535, known from the header, before decoding.
+    `max_pixels` pixels or a side over 65,535, known from the header, before decoding, and for files
+    built to keep a decoder busy.
     """
     picture = _open(encoded.data)
     _check_size(picture.size, max_pixels)
@@ -128,10 +127,9 @@ def _open(data: bytes) -> Image.Image:
         raise PermanentError(
             ErrorCode.UNSUPPORTED_MEDIA, "the content is not a JPEG, PNG, WEBP or GIF image"
         )
-    if image_format == "PNG":
-        data = _only_pixel_chunks(data)
+    reduced = only_pixels(image_format, data)
     try:
-        return Image.open(io.BytesIO(data), formats=[image_format])
+        return Image.open(io.BytesIO(reduced), formats=[image_format])
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PermanentError(
             ErrorCode.IMAGE_TOO_LARGE, "the image has too many pixels to decode"
@@ -152,22 +150,6 @@ def _could_become_image(data: bytes) -> bool:
 
 def _corrupt() -> PermanentError:
     return PermanentError(ErrorCode.IMAGE_CORRUPT, "the image is broken or cut short")
-
-
-def _only_pixel_chunks(data: bytes) -> bytes:
-    """The PNG without the chunks that do not decide its pixels. A cut-off chunk stays cut off."""
-    view = memoryview(data)
-    kept: list[memoryview] = [view[:8]]
-    start = 8
-    while start + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, start)
-        end = start + 12 + length  # length, kind, body, checksum
-        if kind in _PNG_CHUNKS:
-            kept.append(view[start:end])
-        if kind == b"IEND":
-            break
-        start = end
-    return b"".join(kept)
 
 
 def _check_size(resolution_wh: tuple[int, int], max_pixels: int) -> None:

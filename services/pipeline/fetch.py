@@ -66,6 +66,11 @@ class FetchPolicy:
     allowed_networks: tuple[Network, ...] = ()
     ca_file: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.ca_file is not None and not self.ca_file.is_file():
+            # Later it would look as if no source could be reached.
+            raise ValueError(f"the CA file {self.ca_file} does not exist")
+
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         return cls(

@@ -44,7 +44,9 @@ def test_the_picture_comes_as_it_was_served(httpserver: HTTPServer) -> None:
     assert decode(image).resolution_wh == (60, 80)
 
 
-def test_the_policy_follows_the_settings() -> None:
+def test_the_policy_follows_the_settings(tmp_path: Path) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca_file.touch()
     settings = Settings(
         fetch_total_timeout_s=3,
         fetch_connect_timeout_s=2,
@@ -52,11 +54,16 @@ def test_the_policy_follows_the_settings() -> None:
         fetch_max_redirects=1,
         fetch_allowed_ports=(80, 8080),
         fetch_allowed_networks=(LOOPBACK,),
-        fetch_ca_file=Path("ca.pem"),
+        fetch_ca_file=ca_file,
     )
     assert FetchPolicy.from_settings(settings) == FetchPolicy(
-        3, 2, 1000, 1, (80, 8080), (LOOPBACK,), Path("ca.pem")
+        3, 2, 1000, 1, (80, 8080), (LOOPBACK,), ca_file
     )
+
+
+def test_a_ca_file_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ca\.pem does not exist"):
+        FetchPolicy(ca_file=tmp_path / "ca.pem")
 
 
 def test_without_settings_the_policy_is_the_strict_one() -> None:
