@@ -1,22 +1,29 @@
-"""The only wiring: settings in, a container with everything that runs out."""
+"""The only wiring: settings in, a container with everything that runs out.
+
+The store is imported when it is first asked for: looking at one photo from the command line needs
+no database, and would wait for SQLAlchemy longer than for the models.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from classification.predictor import AttributeClassifier
 from detection.predictor import GarmentDetector
 from services.pipeline.fetch import Fetcher, FetchPolicy
-from services.pipeline.record import Recorder
 from services.pipeline.run import Pipeline
 from services.settings import Settings
-from services.store.analyses import AnalysisStore
-from services.store.embedded import EmbeddedPostgres
-from services.store.session import Database
 from style_maskrcnn.predictor import StyleModel
 from vision.bundle import Bundle, Task, open_bundle, resolve
 from vision.taxonomy import load_taxonomy
+
+if TYPE_CHECKING:
+    from services.pipeline.record import Recorder
+    from services.store.analyses import AnalysisStore
+    from services.store.embedded import EmbeddedPostgres
+    from services.store.session import Database
 
 
 @dataclass(frozen=True)
@@ -39,24 +46,36 @@ class Container:
     @cached_property
     def embedded(self) -> EmbeddedPostgres | None:
         """The embedded server, running; None when the settings name a database."""
+        from services.store.embedded import EmbeddedPostgres
+
         if self.settings.database_url is not None:
             return None
         return EmbeddedPostgres(self.settings.data_dir)
 
     @cached_property
     def database(self) -> Database:
-        url = self.settings.database_url
-        if url is None:
-            assert self.embedded is not None
-            url = self.embedded.url
-        return Database(url, pool_size=self.settings.database_pool_size)
+        """The embedded database at its newest schema, which nobody else would bring it to; or the
+        one the settings name as it is: `vestiary db upgrade` is its operator's decision.
+        """
+        from services.store.session import Database
+
+        if self.settings.database_url is not None:
+            return Database(self.settings.database_url, self.settings.database_pool_size)
+        assert self.embedded is not None
+        database = Database(self.embedded.url, self.settings.database_pool_size)
+        database.upgrade()
+        return database
 
     @cached_property
     def analyses(self) -> AnalysisStore:
+        from services.store.analyses import AnalysisStore
+
         return AnalysisStore(self.database)
 
     @cached_property
     def recorder(self) -> Recorder:
+        from services.pipeline.record import Recorder
+
         return Recorder(self.pipeline, self.analyses)
 
     def close(self) -> None:

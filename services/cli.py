@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,7 +14,6 @@ from rich.console import Console
 from services.annotate import annotate as draw_report
 from services.bootstrap import Container, build_container
 from services.console import report_table
-from services.pipeline.record import stored_as_json
 from services.pipeline.report_json import report_as_json
 from services.pipeline.run import AnalysisOptions
 from services.settings import Settings
@@ -59,14 +57,10 @@ def analyze(
         for photo in photos:
             try:
                 encoded = _read(container, photo)
-                report = (
-                    stored_as_json(container.recorder.record(encoded, options)[0])
-                    if store
-                    else report_as_json(container.pipeline.analyze(encoded, options))
-                )
+                report = _analyze(container, encoded, options, store)
             except VestiaryError as error:
                 failed = True
-                errors.print(f"[red]{photo}: {error.code}: {error.message}[/red]", soft_wrap=True)
+                _complain(f"{photo}: {error.code}: {error.message}")
                 continue
             if as_json:
                 typer.echo(json.dumps({"photo": photo, **report}))
@@ -124,6 +118,22 @@ def demo(
         run_demo(Settings(), output)
 
 
+def _analyze(
+    container: Container, encoded: EncodedImage, options: AnalysisOptions, store: bool
+) -> dict[str, Any]:
+    if not store:
+        return report_as_json(container.pipeline.analyze(encoded, options))
+    from services.pipeline.record import stored_as_json
+
+    stored, _ = container.recorder.record(encoded, options)
+    return stored_as_json(stored)
+
+
+def _complain(message: str) -> None:
+    # No markup: a file's name may hold brackets.
+    errors.print(message, style="red", markup=False, soft_wrap=True)
+
+
 def _read(container: Container, photo: str) -> EncodedImage:
     if photo.lower().startswith(("http://", "https://")):
         return container.fetcher.fetch(photo)
@@ -149,5 +159,9 @@ def _reported() -> Iterator[None]:
     try:
         yield
     except VestiaryError as error:
-        errors.print(f"[red]{error.code}: {error.message}[/red]", soft_wrap=True)
-        sys.exit(1)
+        _complain(f"{error.code}: {error.message}")
+        raise typer.Exit(1) from error
+
+
+if __name__ == "__main__":
+    app()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from services.store.records import StoredAnalysis
+if TYPE_CHECKING:
+    from services.store.records import StoredAnalysis
 
 Json = Mapping[str, Any]
 

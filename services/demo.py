@@ -46,8 +46,7 @@ def run_demo(settings: Settings, output: Path, console: Console | None = None) -
     settings = settings.model_copy(update={"data_dir": (output / "database").resolve()})
     container = build_container(settings)
     try:
-        console.print("Starting the database …")
-        container.database.upgrade()
+        console.print(f"Database: {container.database.engine.url.render_as_string()}")
         with _photo_server() as photo_url, _api_server(settings, photo_url) as api_url:
             console.print(f"POST {api_url}/v1/analyses  {photo_url}")
             report = _analyze(api_url, photo_url)

@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C, then let requests in progress finish.
 
-    The embedded database is brought to the newest schema first; another one is left to
-    `vestiary db upgrade`, and `/ready` tells when it needs it. Ends with `SystemExit`.
+    A database that is not the embedded one is left to `vestiary db upgrade`, and `/ready` tells when
+    it needs it. Ends with `SystemExit`.
 
     Raises `VestiaryError` when the models or the database cannot be used.
     """
@@ -39,8 +39,6 @@ def serve(settings: Settings) -> None:
     # prometheus-client looks for it when it is imported, which `create_app` below does first.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared_counts)
     try:
-        if container.embedded is not None:
-            container.database.upgrade()
         _Server(settings, container, shared_counts).run()
     finally:
         # A worker leaves through here as well, on the stack it was forked with.
