@@ -198,7 +198,7 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
 
 
 def _orientation(exif: bytes) -> int:
-    """EXIF orientation, 1 to 8; 1 (as stored) when there is none or the EXIF is broken.
+    """EXIF orientation as it is written; 1 (as stored) when there is none or the EXIF is broken.
 
     Read here (TIFF 6.0, section 2: header, then 12-byte entries) because Pillow warns of broken
     EXIF on standard error, and falls back to XMP, which browsers do not follow.
@@ -213,7 +213,7 @@ def _orientation(exif: bytes) -> int:
         for entry in range(entries):
             tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * entry)
             if tag == _ORIENTATION_TAG:
-                return value if kind == _TIFF_SHORT and 1 <= value <= 8 else 1
+                return value if kind == _TIFF_SHORT else 1
     except struct.error:  # an offset leads beyond the end
         pass
     return 1
@@ -233,5 +233,6 @@ _TURNS: dict[int, _Turn] = {
 
 
 def _upright(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turned as the orientation says; as stored for 1 and for numbers that mean nothing."""
     turn = _TURNS.get(orientation)
     return stored if turn is None else np.asarray(turn(stored), np.uint8)
