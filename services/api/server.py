@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C, then let requests in progress finish.
 
-    A database that is not the embedded one is left to `vestiary db upgrade`, and `/ready` tells when
-    it needs it. Ends with `SystemExit`.
+    A database that is not the embedded one is left to `vestiary db upgrade`; `/ready` tells when it
+    needs it. Ends with `SystemExit`.
 
     Raises `VestiaryError` when the models or the database cannot be used.
     """
