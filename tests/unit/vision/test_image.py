@@ -575,7 +575,7 @@ class TestDamage:
         except PermanentError as error:
             code = error.code
         else:
-            # Of a PNG: IEND (12 bytes), the checksums of chunk (4) and stream (4), deflate's end mark.
+            # Of a PNG: IEND (12 bytes), the checksums of chunk and stream (8), an end mark.
             assert len(data) - len(cut) <= 24
             assert np.array_equal(pixels, pixels_of(data))
             return
