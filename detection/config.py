@@ -50,6 +50,9 @@ class NetworkConfig:
         _check_range("network.frozen_stages", self.frozen_stages, 0, 7)
         _check_range("network.fpn_channels", self.fpn_channels, 8, 1024)
         _check_range("network.head_convs", self.head_convs, 1, 8)
+        # GroupNorm's 32 groups need more than one value each, also on a map of one cell.
+        if self.head_norm == "GN" and (self.fpn_channels < 64 or self.fpn_channels % 32):
+            raise ConfigError("network.fpn_channels must be a multiple of 32 from 64 on with GN")
 
 
 @dataclass(frozen=True)

@@ -74,13 +74,14 @@ def locations(
 ) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
     """Where the head looks: points (R, 2) as x, y; their strides (R,); their level (R,).
 
-    A level of stride s has ceil(side / s) cells a side, and cell (i, j) looks at (j·s, i·s).
+    A level of stride s has ceil(side / s) cells a side, and the cell in row i and column j looks
+    at its middle, ((j + ½)·s, (i + ½)·s).
     """
     width, height = resolution_wh
     points, point_strides, levels = [], [], []
     for level, stride in enumerate(strides):
         ys, xs = np.mgrid[0 : -(-height // stride), 0 : -(-width // stride)]
-        points.append(np.stack((xs.ravel(), ys.ravel()), axis=1) * stride)
+        points.append((np.stack((xs.ravel(), ys.ravel()), axis=1) + 0.5) * stride)
         point_strides.append(np.full(xs.size, stride))
         levels.append(np.full(xs.size, level))
     return (

@@ -63,8 +63,8 @@ log = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last.pt"
 BEST_CHECKPOINT = "best.pt"
-# Keys of the schedule that an interrupted run may be continued with other values of.
-SPEED_ONLY = ("threads", "loader_workers", "checkpoint_every")
+# Keys of the schedule that a run may be continued with other values of.
+CHANGEABLE = ("epochs", "evaluate_every", "checkpoint_every", "threads", "loader_workers")
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ class DetectionTrainer(TrainerBase):  # type: ignore[misc]  # Detectron2 has no 
         with torch.autocast("cpu", torch.bfloat16, enabled=self.schedule.bf16):
             losses = self.network(next(self._batches))
         total = sum(losses.values())
-        self.losses = {name: float(value) for name, value in losses.items()}
-        if not math.isfinite(float(total)):
+        self.losses = {name: float(value.detach()) for name, value in losses.items()}
+        if not all(map(math.isfinite, self.losses.values())):
             raise FloatingPointError(f"step {self.iter}: the loss is {self.losses}")
         self.optimizer.zero_grad()
         total.backward()
@@ -209,6 +209,10 @@ class Validation(HookBase):  # type: ignore[misc]
         self._every = every
         self._photos = photos
         self._config = config
+        self._path = folder / "validation.csv"
+
+    def before_train(self) -> None:
+        _drop_rows_after(self._path, self.trainer.start_iter)
 
     def after_step(self) -> None:
         next_step = self.trainer.iter + 1
@@ -217,7 +221,7 @@ class Validation(HookBase):  # type: ignore[misc]
         network = self.trainer.average.network
         scores = validate(network, self._photos, self._config.inference)
         _append_row(
-            self._folder / "validation.csv",
+            self._path,
             {"step": next_step, **{k: scores[k] for k in ("AP", "AP50", "AP75", "AR_100")}},
         )
         log.info("step %d: validation AP %s, AP50 %s", next_step, scores["AP"], scores["AP50"])
@@ -240,6 +244,7 @@ class LossLog(HookBase):  # type: ignore[misc]
         self._started = time.perf_counter()
 
     def before_train(self) -> None:
+        _drop_rows_after(self._path, self.trainer.start_iter)
         self._progress.start()
         self._task = self._progress.add_task(
             "training", total=self.trainer.max_iter, completed=self.trainer.start_iter
@@ -377,9 +382,19 @@ def _interrupted_state(folder: Path, config: DetectionConfig) -> dict[str, Any] 
 
 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without what changes a run's speed only."""
-    schedule = {k: v for k, v in config["schedule"].items() if k not in SPEED_ONLY}
+    """The configuration without what a run may be continued with other values of."""
+    schedule = {k: v for k, v in config["schedule"].items() if k not in CHANGEABLE}
     return {**config, "schedule": schedule}
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    """Take back what an interrupted run logged behind its last checkpoint."""
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        path.unlink()
+        for row in rows:
+            _append_row(path, row)
 
 
 def _append_row(path: Path, row: dict[str, Any]) -> None:

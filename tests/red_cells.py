@@ -52,8 +52,8 @@ def _write_graph(path: Path) -> None:
     signs = np.array([[1, -1, -1], [-1, -1, 1]], np.float32)
     class_kernel = np.tile(signs[:, :, None, None] * GAIN / area, (1, 1, CELL, CELL))
     nothing = np.zeros((5, 3, CELL, CELL), np.float32)
-    # From the location at the cell's corner: nothing to the left and above, a whole stride else.
-    box_and_centre = np.array([0, 0, 1, 1, 20], np.float32)
+    # From the middle of the cell: half a stride to every side.
+    box_and_centre = np.array([0.5, 0.5, 0.5, 0.5, 20], np.float32)
     constants = {
         "kernel": np.concatenate((class_kernel, nothing)).astype(np.float32),
         "bias": np.concatenate(([BIAS] * 2, box_and_centre)).astype(np.float32),

@@ -55,6 +55,7 @@ def test_a_missing_key_is_named(content: dict[str, Any]) -> None:
         ("network", "head_norm", "BN", "known: '', 'GN'"),
         ("network", "frozen_stages", 8, r"must be in \[0, 7\]"),
         ("network", "fpn_channels", "many", "wrong type"),
+        ("network", "fpn_channels", 32, "multiple of 32 from 64"),
         ("augmentation", "canvas_wh", [320, 450], "multiples of 32"),
         ("augmentation", "canvas_wh", [320], "two positive integers"),
         ("augmentation", "long_side", [600, 400], "least, greatest"),

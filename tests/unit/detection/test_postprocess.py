@@ -28,8 +28,8 @@ def test_locations_go_row_by_row_and_finest_first() -> None:
     # 32×16 at stride 8 is 4×2 cells; at stride 32, ceil(32/32) × ceil(16/32) = 1 cell.
     points, strides, levels = locations((32, 16), (8, 32))
 
-    np.testing.assert_array_equal(points[:5], [[0, 0], [8, 0], [16, 0], [24, 0], [0, 8]])
-    np.testing.assert_array_equal(points[8], [0, 0])
+    np.testing.assert_array_equal(points[:5], [[4, 4], [12, 4], [20, 4], [28, 4], [4, 12]])
+    np.testing.assert_array_equal(points[8], [16, 16])
     assert strides.tolist() == [8] * 8 + [32]
     assert levels.tolist() == [0] * 8 + [1]
 
@@ -114,7 +114,7 @@ def test_score_is_the_geometric_mean_of_class_and_centerness(raw: dict[str, np.n
 
     assert found.class_ids.tolist() == [2]
     np.testing.assert_allclose(found.scores, [0.54], atol=1e-6)  # √(.81 · .36)
-    np.testing.assert_array_equal(found.xyxy, [[0, 0, 16, 16]])  # 8 around (8, 8)
+    np.testing.assert_array_equal(found.xyxy, [[4, 4, 20, 20]])  # 8 around (12, 12)
 
 
 def test_one_location_may_speak_for_two_classes(raw: dict[str, np.ndarray]) -> None:
@@ -128,7 +128,7 @@ def test_strongest_first_and_not_more_than_asked(raw: dict[str, np.ndarray]) -> 
 
     found = select(raw)
 
-    assert found.xyxy[:, 0].tolist() == [16, 16, -8]  # cells (3, 0), (3, 3), (0, 0)
+    assert found.xyxy[:, 0].tolist() == [20, 20, -4]  # columns 3, 3 and 0
     assert np.all(np.diff(found.scores) < 0)
     assert len(select(raw, max_detections=2).scores) == 2
     # σ(2) = .88, √.88 = .94; σ(1) = .73, √.73 = .85

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+pytest.importorskip("detectron2")
+pytestmark = pytest.mark.detectron2
+
+import timm  # noqa: E402
+import torch  # noqa: E402
+from detectron2.structures import Boxes, Instances  # noqa: E402
+from detectron2.utils.events import EventStorage  # noqa: E402
+from torch import nn  # noqa: E402
+
+from detection.network import STRIDES, RawOutputs, build_network, fold_batch_norm  # noqa: E402
+from detection.postprocess import locations  # noqa: E402
+from tests.unit.detection.small_run import small_config  # noqa: E402
+
+CONFIG = small_config().network
+
+
+def test_folding_batch_norm_changes_no_answer() -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        before = network.forward_features(images)
+        fold_batch_norm(network)
+        after = network.forward_features(images)
+
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("resolution_wh", [(64, 96), (160, 32)])
+def test_raw_outputs_follow_the_locations_of_postprocessing(
+    resolution_wh: tuple[int, int],
+) -> None:
+    width, height = resolution_wh
+    network = build_network(CONFIG, class_count=3).eval()
+    with torch.inference_mode():
+        logits, distances, centerness = RawOutputs(network)(torch.zeros(2, 3, height, width))
+
+    count = len(locations(resolution_wh, STRIDES)[0])
+    assert logits.shape == (2, count, 3)
+    assert distances.shape == (2, count, 4)
+    assert centerness.shape == (2, count)
+
+
+def test_strides_are_those_of_the_pyramid() -> None:
+    pyramid = build_network(CONFIG, class_count=3).backbone.output_shape()
+
+    assert tuple(level.stride for level in pyramid.values()) == STRIDES
+
+
+def test_frozen_stages_get_no_gradient() -> None:
+    network = build_network(dataclasses.replace(CONFIG, frozen_stages=2), class_count=3)
+    backbone = network.backbone.bottom_up
+
+    assert not any(p.requires_grad for p in backbone.stem.parameters())
+    trained = [any(p.requires_grad for p in stage.parameters()) for stage in backbone.stages]
+    assert trained == [False] * 2 + [True] * 5
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_losses_and_gradients_are_finite(bf16: bool) -> None:
+    torch.manual_seed(0)
+    network = build_network(CONFIG, class_count=3).train()
+    garment, nothing = Instances((96, 64)), Instances((96, 64))
+    garment.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 50.0, 60.0]]))
+    garment.gt_classes = torch.tensor([1])
+    nothing.gt_boxes = Boxes(torch.zeros(0, 4))
+    nothing.gt_classes = torch.zeros(0, dtype=torch.int64)
+    images = torch.randint(0, 256, (2, 3, 96, 64), dtype=torch.uint8)
+
+    with EventStorage(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        losses = network(
+            [
+                {"image": image, "instances": instances}
+                for image, instances in zip(images, (garment, nothing), strict=True)
+            ]
+        )
+    sum(losses.values()).backward()
+
+    assert set(losses) == {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
+    assert all(value.dtype == torch.float32 and value > 0 for value in losses.values())
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert len(gradients) > 100
+    assert all(torch.isfinite(g).all() for g in gradients)
