@@ -43,6 +43,8 @@ TRY_AGAIN = frozenset({408, 425, 429})
 # CURLE_TOO_LARGE: a header line over 100 kB, headers over 300 kB. pycurl has no name for it.
 _E_TOO_LARGE = 100
 
+_REFUSED: int = pycurl.SOCKET_BAD
+
 _STATUS_LINE = re.compile(rb"HTTP/[0-9.]+ +([0-9]{3})")
 
 Resolve = Callable[[str], Sequence[str]]
@@ -231,10 +233,10 @@ class _Transfer:
             address = parse_address(target.addr[0])
         except (ValueError, TypeError, IndexError):  # not an IP address at all
             self._refused_address = True
-            return pycurl.SOCKET_BAD
+            return _REFUSED
         if not self._rules.permits(address):
             self._refused_address = True
-            return pycurl.SOCKET_BAD
+            return _REFUSED
         return socket.socket(target.family, target.socktype, target.protocol)
 
     def take_header(self, line: bytes) -> int:
