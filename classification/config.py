@@ -24,7 +24,8 @@ class TrainConfig:
     `first_share` of training; a smaller one costs less and costs no accuracy
     (https://arxiv.org/abs/2104.00298). heads: attribute → weight of its loss.
     products_per_batch, home_photos_per_batch: photos of each source in every batch.
-    epochs: passes over the products. rounds_per_epoch: how often an epoch is checkpointed.
+    epochs: passes over the products, parts of one too. rounds_per_epoch: how often an epoch is
+    checkpointed.
     learning_rate: the peak of one cycle. ema: decay of the weights' moving average, which is what
     ships. embedding: length of the exported embedding.
     """
@@ -38,7 +39,7 @@ class TrainConfig:
     pretrained: bool = True
     products_per_batch: int = 64
     home_photos_per_batch: int = 0
-    epochs: int = 4
+    epochs: float = 4
     rounds_per_epoch: int = 4
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
@@ -56,9 +57,14 @@ class TrainConfig:
             raise _invalid("heads is empty")
         if not 0.0 <= self.first_share < 1.0:
             raise _invalid(f"first_share must be in [0, 1), not {self.first_share}")
-        for name in ("products_per_batch", "epochs", "rounds_per_epoch", "embedding"):
+        for name in ("products_per_batch", "rounds", "rounds_per_epoch", "embedding"):
             if getattr(self, name) < 1:
                 raise _invalid(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    @property
+    def rounds(self) -> int:
+        """Rounds in all."""
+        return round(self.epochs * self.rounds_per_epoch)
 
 
 def load_config(path: Path | str) -> TrainConfig:

@@ -46,10 +46,12 @@ LOGGER = logging.getLogger(__name__)
 
 WEIGHTS = "network.weights.h5"
 _CHECKPOINT = "checkpoint.weights.h5"
+_NEXT_CHECKPOINT = "next.weights.h5"
 _STATE = "state.json"
 _LOG = "log.csv"
-# Settings that may change between two starts of one run; any other makes it another run.
-_MAY_CHANGE = ("threads", "rounds_per_epoch")
+# Settings that may change between two starts of one run, as how long it is to be; any other makes
+# it another run.
+_MAY_CHANGE = ("threads", "epochs", "first_share")
 
 
 @dataclass(frozen=True)
@@ -288,7 +290,7 @@ class RichProgress(keras.callbacks.Callback):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """After every round: scores of the averaged weights into the log, then weights to disk."""
+    """Weights to disk after every round, and scores of the averaged weights after every epoch."""
 
     def __init__(
         self, run: Path, config: TrainConfig, validation: Mapping[str, PlainBatches]
@@ -300,22 +302,35 @@ class Checkpoint(keras.callbacks.Callback):
         self._began = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        row: dict[str, Any] = {"round": epoch + 1, "loss": round((logs or {})["loss"], 4)}
-        self.model.save_weights(self._run / ("next-" + _CHECKPOINT))
-        for name, batches in self._validation.items():
-            swap = keras.callbacks.SwapEMAWeights()
-            scores = self.model.evaluate(batches, callbacks=[swap], verbose=0, return_dict=True)
-            row |= {
-                f"{name}_{head}": round(float(scores[f"{head}_accuracy"]), 4)
-                for head in batches.labelled_heads
-            }
+        rounds = epoch + 1
+        self.model.save_weights(self._run / _NEXT_CHECKPOINT)
+        (self._run / _NEXT_CHECKPOINT).replace(self._run / _CHECKPOINT)
+        state = {"rounds": rounds, "config": _plain(self._config)}
+        (self._run / _STATE).write_text(json.dumps(state, indent=1))
+        row: dict[str, Any] = {"round": rounds, "loss": round((logs or {})["loss"], 4)}
+        if rounds % self._config.rounds_per_epoch == 0 or rounds == self._config.rounds:
+            row |= self._scores()
         row["seconds"] = round(time.monotonic() - self._began, 1)
         self._began = time.monotonic()
-        (self._run / ("next-" + _CHECKPOINT)).replace(self._run / _CHECKPOINT)
-        state = {"rounds": epoch + 1, "config": _plain(self._config)}
-        (self._run / _STATE).write_text(json.dumps(state, indent=1))
-        _append(self._run / _LOG, row)
+        _append(self._run / _LOG, ["round", "loss", *self._columns(), "seconds"], row)
         LOGGER.info("round %s", json.dumps(row))
+
+    def _columns(self) -> list[str]:
+        return [
+            f"{name}_{head}"
+            for name, batches in self._validation.items()
+            for head in batches.labelled_heads
+        ]
+
+    def _scores(self) -> dict[str, float]:
+        """Column → accuracy of the averaged weights."""
+        scores = {}
+        for name, batches in self._validation.items():
+            swap = keras.callbacks.SwapEMAWeights()
+            logs = self.model.evaluate(batches, callbacks=[swap], verbose=0, return_dict=True)
+            for head in batches.labelled_heads:
+                scores[f"{name}_{head}"] = round(float(logs[f"{head}_accuracy"]), 4)
+        return scores
 
 
 def train(config: TrainConfig, datasets: Sequence[PhotoDataset], run: Path) -> Path:
@@ -333,10 +348,10 @@ def train(config: TrainConfig, datasets: Sequence[PhotoDataset], run: Path) -> P
     keras.utils.set_random_seed(config.seed)
     sources, validation = _load_sources(config, datasets)
     steps = max(1, len(sources[0][0]) // (config.products_per_batch * config.rounds_per_epoch))
-    network = _network(config, steps * config.rounds_per_epoch * config.epochs)
+    network = _network(config, steps * config.rounds)
     if done:
         network.load_weights(run / _CHECKPOINT)
-        LOGGER.info("going on after round %d", done)
+        LOGGER.info("going on after round %d, step %d", done, int(network.optimizer.iterations))
     callbacks = [Checkpoint(run, config, validation), RichProgress()]
     for size_hw, start, end in phases(config):
         first = max(start, done)
@@ -366,9 +381,8 @@ def limit_threads(threads: int) -> None:
 
 def phases(config: TrainConfig) -> list[tuple[tuple[int, int], int, int]]:
     """(input size, first round, round after the last) of each part of training; none is empty."""
-    rounds = config.epochs * config.rounds_per_epoch
-    change = round(rounds * config.first_share)
-    parts = [(config.first_hw, 0, change), (config.input_hw, change, rounds)]
+    change = round(config.rounds * config.first_share)
+    parts = [(config.first_hw, 0, change), (config.input_hw, change, config.rounds)]
     return [part for part in parts if part[1] < part[2]]
 
 
@@ -440,10 +454,10 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
     return plain
 
 
-def _append(path: Path, row: Mapping[str, Any]) -> None:
+def _append(path: Path, columns: Sequence[str], row: Mapping[str, Any]) -> None:
     new = not path.is_file()
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
+        writer = csv.DictWriter(file, columns)
         if new:
             writer.writeheader()
         writer.writerow(row)

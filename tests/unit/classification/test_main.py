@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from classification import __main__ as command
+from tests.drawn_ccp import write_folder, write_zip
+from tests.pictures import encode
+from tests.unit.classification.mean_colour import write_mean_colour_bundle
+from vision.bundle import WEIGHTS_DIR
+from vision.garments import ATTRIBUTES, UNKNOWN
+from vision.taxonomy import load_taxonomy
+
+RED, GREY, BLUE = (255, 0, 0), (127, 127, 127), (0, 0, 255)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    folder = tmp_path / "weights"
+    write_mean_colour_bundle(folder / "colour", threshold=0.9)
+    (folder / "defaults.yaml").write_text("classification: colour\n", encoding="utf-8")
+    return folder
+
+
+def flat(colour: tuple[int, int, int]) -> bytes:
+    return encode(np.full((80, 60, 3), colour, np.uint8)).data
+
+
+def run(*arguments: str | Path) -> None:
+    """As from the shell; click ends every command by `SystemExit`."""
+    with pytest.raises(SystemExit) as ended:
+        command.main([str(a) for a in arguments])
+    assert ended.value.code in (0, None)
+
+
+def lines_of(path: Path) -> list[dict[str, dict[str, dict[str, object]]]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_a_line_for_every_photo_broken_ones_included(
+    tmp_path: Path, weights: Path, write: Callable[[Path, dict[str, bytes]], Path]
+) -> None:
+    files = {
+        "a/1.png": flat(RED),
+        "a/2.png": flat(RED)[:50],
+        "b.jpg": b"",
+        "c.gif": b"<html>",
+        "d.png": flat(BLUE),
+        "notes.txt": b"no image",
+    }
+    images = write(tmp_path / "photos.zip", files)
+    output = tmp_path / "answers.jsonl"
+
+    run("predict", "--images", images, "--output", output, "--weights-dir", weights)
+
+    red, half, empty, page, blue = lines_of(output)
+    assert red["file"] == "a/1.png"
+    assert tuple(red["attributes"]) == ATTRIBUTES
+    assert red["attributes"]["base_colour"]["label"] == "Red"
+    assert half["error"]["code"] == "image_corrupt"
+    assert empty["error"]["code"] == "image_corrupt"
+    assert page["error"]["code"] == "unsupported_media"
+    assert blue["attributes"]["article_type"]["label"] == "Jeans"
+
+
+def test_unknown_only_on_request(tmp_path: Path, weights: Path) -> None:
+    images = write_folder(tmp_path / "photos", {"1.png": flat(GREY)})
+    output = tmp_path / "answers.jsonl"
+    common = ("--images", images, "--output", output, "--weights-dir", weights)
+
+    run("predict", *common)
+    (best,) = lines_of(output)
+    run("predict", *common, "--unknown")
+    (doubtful,) = lines_of(output)
+
+    assert UNKNOWN not in {answer["label"] for answer in best["attributes"].values()}
+    assert doubtful["attributes"]["base_colour"]["label"] == UNKNOWN
+    # A third each, as the three means are alike.
+    assert doubtful["attributes"]["base_colour"]["confidence"] == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_evaluate_prints_one_json_object(
+    tmp_path: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = "image,sender_id,label,kids\na,1,T-Shirt,False\n"
+    data = write_folder(tmp_path / "home", {"images.csv": rows.encode(), "images/a.jpg": flat(RED)})
+
+    run("evaluate", "--model", "colour", "--data", data, "--weights-dir", weights)
+
+    figures = json.loads(capfd.readouterr().out)
+    assert figures["article_type"]["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "--model", "none", "--data", "x"), "no bundle called 'none'"),
+        (("evaluate", "--model", "colour", "--data", "no/such"), "no/such does not exist"),
+        (("predict", "--model", "colour", "--images", "no", "--output", "o"), "no does not exist"),
+    ],
+)
+def test_a_known_failure_is_one_line(
+    weights: Path,
+    arguments: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        command.main([*arguments, "--weights-dir", str(weights)])
+
+    assert ended.value.code == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+FRAMEWORKS = ("torch", "tensorflow", "keras", "timm", "detectron2", "jax")
+
+
+def test_the_shipped_default_answers_without_any_training_framework(tmp_path: Path) -> None:
+    images = write_folder(tmp_path / "photos", {"red.png": flat(RED), "blue.png": flat(BLUE)})
+    output = tmp_path / "answers.jsonl"
+    program = f"""
+import sys
+from classification.__main__ import main
+try:
+    main(["predict", "--model", "default", "--images", {str(images)!r},
+          "--output", {str(output)!r}, "--threads", "1"])
+except SystemExit as ended:
+    assert ended.code in (0, None), ended.code
+import classification.evaluate
+loaded = [name for name in {FRAMEWORKS!r} if name in sys.modules]
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=WEIGHTS_DIR.parent, timeout=120)
+
+    taxonomy = load_taxonomy()
+    lines = lines_of(output)
+    assert [line["file"] for line in lines] == ["blue.png", "red.png"]
+    for line in lines:
+        assert tuple(line["attributes"]) == ATTRIBUTES
+        for attribute, answer in line["attributes"].items():
+            assert answer["label"] in taxonomy.labels_of(attribute)
+    blue, red = (line["attributes"]["base_colour"]["label"] for line in lines)
+    assert "Blue" in str(blue)
+    assert red in ("Red", "Maroon", "Orange")
