@@ -142,6 +142,8 @@ def _open(model: str, weights_dir: Path) -> Bundle:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; a failure we know is one line on stderr and exit status 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # The scorer reports every step of its own.
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
     try:
         app(args=arguments)
     except (VestiaryError, ValueError) as error:

@@ -123,7 +123,9 @@ class ScheduleConfig:
     """The optimisation: AdamW, linear warm-up, cosine to zero, averaged weights.
 
     backbone_rate: the backbone's share of the learning rate. averaging: decay a step of the
-    exponential moving average that is evaluated and shipped.
+    exponential moving average that is evaluated and shipped. max_minutes: on a busy machine the
+    schedule runs by the clock where that is further along, so that the rate still falls to zero
+    when the time is up (Li et al., "Budgeted Training", ICLR 2020); 0 for no limit.
     """
 
     epochs: int = 12
@@ -136,6 +138,7 @@ class ScheduleConfig:
     averaging: float = 0.998
     evaluations: int = 6
     checkpoint_minutes: float = 3.0
+    max_minutes: float = 0.0
     bf16: bool = True
     seed: int = 17
 

@@ -127,29 +127,38 @@ class Trainer:
         if (run / LAST).is_file():
             self._resume()
 
+    @property
+    def progress(self) -> float:
+        """Share of the schedule that is done, by steps or by the clock, whichever is further."""
+        limit = self.config.schedule.max_minutes
+        by_clock = self.at.minutes / limit if limit else 0.0
+        return min(1.0, max(self.at.step / self.total_steps, by_clock))
+
     def run(self) -> None:
         """Train from where the run stands to its end."""
+        schedule = self.config.schedule
         started = time.monotonic() - self.at.minutes * 60
         saved = time.monotonic()
-        every = max(1, self.total_steps // self.config.schedule.evaluations)
+        evaluated = int(self.progress * schedule.evaluations)
         with progress_bar() as bar:
             task = bar.add_task("training", total=self.total_steps, completed=self.at.step)
-            while self.at.step < self.total_steps:
+            while self.progress < 1:
                 losses = self._step()
                 self.at.minutes = (time.monotonic() - started) / 60
                 bar.update(task, completed=self.at.step)
                 if self.at.step % 20 == 0:
                     self._write_log(losses)
-                if self.at.step % every == 0 or self.at.step == self.total_steps:
+                if int(self.progress * schedule.evaluations) > evaluated:
+                    evaluated += 1
                     self._evaluate()
-                if time.monotonic() - saved > 60 * self.config.schedule.checkpoint_minutes:
+                if time.monotonic() - saved > 60 * schedule.checkpoint_minutes:
                     self._save()
                     saved = time.monotonic()
         self._save()
 
     def _step(self) -> dict[str, float]:
         schedule = self.config.schedule
-        rate = learning_rate_factor(self.at.step, self.total_steps, schedule.warmup_steps)
+        rate = learning_rate_factor(self.at.step, schedule.warmup_steps, self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * rate
         batch = self._batch(self.at.step)
@@ -279,11 +288,9 @@ def make_optimizer(network: StyleNetwork, config: Config) -> torch.optim.Optimiz
     )
 
 
-def learning_rate_factor(step: int, total: int, warmup: int) -> float:
-    """Share of the peak rate: linear from 0 over the warm-up, then half a cosine to 0."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+def learning_rate_factor(step: int, warmup: int, progress: float) -> float:
+    """Share of the peak rate: half a cosine to 0 over the run, risen to over the warm-up steps."""
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def averaging_decay(step: int, decay: float) -> float:

@@ -171,12 +171,15 @@ def calibrate(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[st
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     order = np.argsort(-confidence, kind="stable")
     precision = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    enough = np.flatnonzero(precision >= WANTED_PRECISION)
+    # A threshold cannot part answers that are equally sure.
+    cuts = np.append(np.diff(confidence[order]) != 0, True)
+    enough = np.flatnonzero((precision >= WANTED_PRECISION) & cuts)
     least = confidence[order[enough[-1]]] if len(enough) else confidence.max()
     # All answers good enough: then no answer is refused, not even one less sure than any seen.
     if len(enough) and enough[-1] == len(order) - 1:
         least = 0.0
-    return {"temperature": round(temperature, 4), "min_confidence": round(float(least), 4)}
+    # Rounded down, so that the least sure of the accepted answers stays accepted.
+    return {"temperature": round(temperature, 4), "min_confidence": math.floor(least * 1e4) / 1e4}
 
 
 def _products_of_splits(dataset: ProductDataset, config: Config) -> dict[str, list[Product]]:
