@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import NullPool, create_engine, make_url, text
+from sqlalchemy import text
 
 from services.api.app import create_app
 from services.bootstrap import Container
@@ -19,6 +18,7 @@ from services.settings import Settings
 from services.store.analyses import AnalysisStore
 from services.store.embedded import EmbeddedPostgres
 from services.store.session import Database
+from tests.databases import new_database
 from tests.fakes import fake_pipeline
 
 
@@ -43,13 +43,15 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 @pytest.fixture
 def empty_database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     """A database without tables."""
-    yield from _database(postgres, template="template1")
+    with new_database(postgres, template="template1") as url:
+        yield url
 
 
 @pytest.fixture
 def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     """A database with every table and no row, for one test."""
-    yield from _database(postgres, template="vestiary")
+    with new_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture
@@ -62,17 +64,6 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def analyses(database: Database) -> AnalysisStore:
     return AnalysisStore(database)
-
-
-def _database(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex}"
-    admin_url = make_url(postgres.url).set(database="postgres")
-    admin = create_engine(admin_url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
-    yield admin_url.set(database=name).render_as_string(hide_password=False)
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture

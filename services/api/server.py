@@ -1,20 +1,33 @@
-"""The API under gunicorn: one master, worker processes with threads."""
+"""The API under gunicorn: one master, worker processes with threads.
+
+A process that has imported ONNX Runtime must not fork: the import starts threads, a forked child
+does not have them, and it hangs or aborts when it exits. So the master runs in an interpreter that
+imports neither models nor pipeline, and each worker builds its own container.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
-from services.bootstrap import Container, build_container
 from services.logs import configure_logging
 from services.settings import Settings
+from services.store.embedded import EmbeddedPostgres
+from services.store.session import Database
+from vision.errors import VestiaryError
+
+if TYPE_CHECKING:
+    from services.bootstrap import Container
 
 # A worker that loads models on a busy machine is not a hanging one.
 WORKER_TIMEOUT_S = 120
@@ -25,33 +38,54 @@ log = structlog.get_logger(__name__)
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C, then let requests in progress finish.
+    """Become the server: this process goes on as `python -m services.api.server`.
 
-    A database that is not the embedded one is left to `vestiary db upgrade`; `/ready` tells when it
-    needs it. Ends with `SystemExit`.
+    It serves until SIGTERM or Ctrl-C, lets requests in progress finish, and exits with status 0.
+    """
+    environment = {**os.environ, **_as_environment(settings)}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, "-m", __name__], environment)
 
-    Raises `VestiaryError` when the models or the database cannot be used.
+
+def run(settings: Settings, build: Callable[[Settings], Container] | None = None) -> None:
+    """Serve in this process, which must not have imported ONNX Runtime.
+
+    build: makes a worker's container; by default `services.bootstrap.build_container`.
+
+    The embedded database is brought to the newest schema first; another one is left to
+    `vestiary db upgrade`, and `/ready` tells when it needs it. Ends with `SystemExit`.
     """
     configure_logging(settings.log_level)
     master = os.getpid()
-    container = build_container(settings)
     shared_counts = Path(tempfile.mkdtemp(prefix="vestiary-metrics-"))
-    # prometheus-client looks for it when it is imported, which `create_app` below does first.
+    # prometheus-client looks for it when a worker imports it.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared_counts)
+    embedded = None
     try:
-        _Server(settings, container, shared_counts).run()
+        if settings.database_url is None:
+            # Held here for as long as the server lives; each worker joins it.
+            embedded = EmbeddedPostgres(settings.data_dir)
+            database = Database(embedded.url)
+            database.upgrade()
+            database.close()
+        _Server(settings, build or _build_container, shared_counts).run()
     finally:
         # A worker leaves through here as well, on the stack it was forked with.
         if os.getpid() == master:
-            container.close()
+            if embedded is not None:
+                embedded.stop()
             shutil.rmtree(shared_counts, ignore_errors=True)
 
 
 class _Server(BaseApplication):
-    def __init__(self, settings: Settings, container: Container, shared_counts: Path) -> None:
+    def __init__(
+        self, settings: Settings, build: Callable[[Settings], Container], shared_counts: Path
+    ) -> None:
         self._settings = settings
-        self._container = container
+        self._build = build
         self._shared_counts = shared_counts
+        self._container: Container | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -62,31 +96,34 @@ class _Server(BaseApplication):
             "workers": settings.api_workers,
             "threads": settings.api_threads,
             "worker_class": "gthread",
-            # Code is loaded once and shared by the workers; models are not, see `_start_worker`.
-            "preload_app": True,
             "timeout": WORKER_TIMEOUT_S,
             "graceful_timeout": GRACE_S,
             "keepalive": 5,
             "logger_class": _Logger,
             "control_socket_disable": True,
-            "post_fork": lambda _arbiter, _worker: self._start_worker(),
+            "worker_exit": lambda _arbiter, _worker: self._close(),
         }
         for name, value in options.items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
+        """The app of one worker, models loaded. What cannot be used stops the whole server."""
         from services.api.app import create_app
 
-        # Built here, so that a damaged bundle stops the server and not each worker in turn.
+        try:
+            self._container = self._build(self._settings)
+            self._container.pipeline.load()
+            app = create_app(self._container, self._shared_counts)
+        except VestiaryError as error:
+            log.error("worker_failed", code=str(error.code), message=error.message)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
         models = self._container.pipeline.models
-        log.info("server_starting", models={stage: m.version for stage, m in models.items()})
-        return create_app(self._container, self._shared_counts)
+        log.info("worker_ready", models={stage: model.version for stage, model in models.items()})
+        return app
 
-    def _start_worker(self) -> None:
-        """ONNX Runtime's threads and database connections do not survive a fork."""
-        self._container.database.after_fork()
-        self._container.pipeline.load()
-        log.info("worker_ready")
+    def _close(self) -> None:
+        if self._container is not None:
+            self._container.close()
 
 
 class _Logger(Logger):
@@ -96,3 +133,33 @@ class _Logger(Logger):
         super().setup(cfg)
         self.error_log.handlers = []
         self.error_log.propagate = True
+
+
+def _build_container(settings: Settings) -> Container:
+    from services.bootstrap import build_container
+
+    return build_container(settings)
+
+
+def _as_environment(settings: Settings) -> dict[str, str]:
+    """The settings that were given, as the variables they are read from."""
+    prefix = settings.model_config["env_prefix"]
+    return {
+        f"{prefix}{name}".upper(): ",".join(map(str, value))
+        if isinstance(value, tuple)
+        else str(value)
+        for name, value in settings.model_dump(exclude_none=True).items()
+    }
+
+
+def main() -> None:
+    """Serve with the settings of the environment."""
+    try:
+        run(Settings())
+    except VestiaryError as error:
+        log.error("server_failed", code=str(error.code), message=error.message)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
