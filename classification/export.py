@@ -7,6 +7,7 @@ graph holds no transposes. Weights trained on another backend load as they are.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,16 +188,19 @@ def export_graph(served: keras.Model, input_hw: tuple[int, int], path: Path) -> 
     """Write the network as ONNX with a free batch size, its constants folded."""
     names = list(served.output)
     raw = path.with_suffix(".raw.onnx")
-    torch.onnx.export(
-        _TupleOutputs(served, names).eval(),
-        (torch.zeros(2, 3, *input_hw),),
-        str(raw),
-        input_names=[IMAGES],
-        output_names=names,
-        dynamic_axes={name: {0: "batch"} for name in (IMAGES, *names)},
-        opset_version=OPSET,
-        dynamo=False,
-    )
+    with warnings.catch_warnings():
+        # Keras compares shapes in Python, which tracing warns of; only the batch size varies.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _TupleOutputs(served, names).eval(),
+            (torch.zeros(2, 3, *input_hw),),
+            str(raw),
+            input_names=[IMAGES],
+            output_names=names,
+            dynamic_axes={name: {0: "batch"} for name in (IMAGES, *names)},
+            opset_version=OPSET,
+            dynamo=False,
+        )
     options = ort.SessionOptions()
     # The basic level folds constants and paddings and leaves standard ONNX operators.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
