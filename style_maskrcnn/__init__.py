@@ -1,5 +1,8 @@
 """Our own Mask R-CNN with an attribute head: fine garment tags, masks and style attributes.
 
-Reading order: `network.py` says how the parts fit; each part is one file. Serving files
-(`config`, `preprocess`, `postprocess`, `predictor`, `evaluate`) import no training framework.
+Reading order: `network.py` says how the parts fit; each part is one file (`backbone`, `fpn`,
+`anchors`, `rpn`, `pooling`, `box_head`, `mask_head`, `attribute_head`, with `boxes` and `targets`
+under them). `train.py` fits boxes, tags and masks, `train_attributes.py` the attribute head,
+`export.py` makes the bundle. Serving files (`preprocess`, `postprocess`, `predictor`) and
+`evaluate` import no training framework.
 """

@@ -46,7 +46,7 @@ class AttributeHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         if self.layers is None:
-            return pooled.new_zeros((len(pooled), 0))
+            return pooled.flatten(1)[:, :0]  # a slice: its length stays dynamic when exported
         return self.layers(pooled).float()
 
 

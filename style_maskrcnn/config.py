@@ -147,7 +147,8 @@ class ScheduleConfig:
 class AttributeTrainingConfig:
     """Phase two: the attribute head alone, on products cut out of packshots.
 
-    groups: columns of `styles.csv` to learn. products: at most so many of the train split.
+    groups: columns of `styles.csv` to learn. products: at most so many of the train split, rare
+    values first. held_out_products: at most so many of the calibration and of the test split.
     views: how often each is pasted, at another size and place. canvas: side in pixels.
     object_sizes: longest side of the pasted product, drawn between the two. balance: power of the
     class weights, 0 as the data come, 1 every value alike.
@@ -155,6 +156,7 @@ class AttributeTrainingConfig:
 
     groups: tuple[str, ...] = ("usage", "season")
     products: int = 6000
+    held_out_products: int = 1500
     views: int = 1
     canvas: int = 256
     object_sizes: tuple[float, float] = (60.0, 200.0)

@@ -5,22 +5,21 @@ Two layouts: Clothing Co-Parsing (tags, boxes, masks) and the Myntra catalogue (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from style_maskrcnn.attribute_scoring import group_scores
 from style_maskrcnn.datasets import read_instances, split_ids
 from style_maskrcnn.postprocess import GroupSpec
 from style_maskrcnn.predictor import StyleModel
 from style_maskrcnn.preprocess import resize
-from style_maskrcnn.products import UNLABELLED, ProductDataset, attribute_labels
+from style_maskrcnn.products import UNLABELLED, Product, ProductDataset, attribute_labels
+from style_maskrcnn.progress import progress_bar
 from style_maskrcnn.scoring import all_scores
 from training.ccp import CcpDataset, Skipped, TagInstance
 from training.split import DEFAULT_FRACTIONS
@@ -83,16 +82,17 @@ def predict_photos(model: StyleModel, dataset: CcpDataset, photo_ids: Sequence[s
     """What is annotated in each photo and what the model finds, in the annotation's pixels."""
     taxonomy = load_taxonomy()
     answers = Answers({}, {}, [])
-    for photo_id in _watched(photo_ids):
-        try:
-            truth = read_instances(dataset, [photo_id], taxonomy)[photo_id]
-            height, width = dataset.tag_map(photo_id).shape
-            photo = decode(EncodedImage(dataset.photo_bytes(photo_id)))
-        except PermanentError as error:
-            answers.skipped.append(Skipped(photo_id, error.message))
-            continue
-        answers.truth[photo_id] = truth
-        answers.found[photo_id] = model.predict([_at_size(photo, (width, height))])[0]
+    with progress_bar() as bar:
+        for photo_id in bar.track(photo_ids, description="photos"):
+            try:
+                truth = read_instances(dataset, [photo_id], taxonomy)[photo_id]
+                height, width = dataset.tag_map(photo_id).shape
+                photo = decode(EncodedImage(dataset.photo_bytes(photo_id)))
+            except PermanentError as error:
+                answers.skipped.append(Skipped(photo_id, error.message))
+                continue
+            answers.truth[photo_id] = truth
+            answers.found[photo_id] = model.predict([_at_size(photo, (width, height))])[0]
     return answers
 
 
@@ -103,34 +103,40 @@ def evaluate_attributes(model: StyleModel, data_path: Path, split: str) -> dict[
     the figures are over those.
     """
     dataset = ProductDataset(data_path)
-    groups = model.output.groups
-    products, rows, skipped = [], [], []
     chosen = dataset.of_split(split, DEFAULT_FRACTIONS, "")
-    for product in _watched(chosen):
-        try:
-            photo = decode(EncodedImage(dataset.photo_bytes(product)))
-        except PermanentError as error:
-            skipped.append({"photo": product.product_id, "reason": error.message})
-            continue
-        found = model.predict([photo])[0]
-        if len(found):
-            products.append(product)
-            rows.append([_scores_of_group(found, group) for group in groups])
-    labels = attribute_labels(products, [(g.name, g.values) for g in groups])
-    scores = {}
-    for index, group in enumerate(groups):
-        known = np.flatnonzero(labels[:, index] != UNLABELLED)
-        values = np.array([rows[i][index] for i in known], np.float32)
-        scores[group.name] = group_scores(values, labels[known, index], group.values)
+    answered: list[tuple[Product, StyleInstances]] = []
+    skipped: list[dict[str, str]] = []
+    with progress_bar() as bar:
+        for product in bar.track(chosen, description="products"):
+            try:
+                photo = decode(EncodedImage(dataset.photo_bytes(product)))
+            except PermanentError as error:
+                skipped.append({"photo": product.product_id, "reason": error.message})
+                continue
+            found = model.predict([photo])[0]
+            if len(found):
+                answered.append((product, found))
     return {
         "photos": len(chosen) - len(skipped),
-        "answered": len(products),
+        "answered": len(answered),
         "skipped": skipped,
-        "attributes": scores,
+        "attributes": {
+            group.name: _scores_of_group(answered, group) for group in model.output.groups
+        },
     }
 
 
-def _scores_of_group(found: StyleInstances, group: GroupSpec) -> NDArray[np.float32]:
+def _scores_of_group(
+    answered: Sequence[tuple[Product, StyleInstances]], group: GroupSpec
+) -> dict[str, Any]:
+    """Figures of one group over the products that are labelled with it."""
+    labels = attribute_labels([product for product, _ in answered], [(group.name, group.values)])
+    known = np.flatnonzero(labels[:, 0] != UNLABELLED)
+    probabilities = [_probabilities(answered[int(index)][1], group) for index in known]
+    return group_scores(np.array(probabilities, np.float32), labels[known, 0], group.values)
+
+
+def _probabilities(found: StyleInstances, group: GroupSpec) -> NDArray[np.float32]:
     """(values,) probabilities of the instance with the most pixels; 0 where not among its best."""
     largest = int(np.argmax([mask.area for mask in found.masks]))
     answer = found.attributes[largest].get(group.name)
@@ -149,11 +155,3 @@ def _names(data_path: Path) -> Sequence[str]:
         return archive.names()
     finally:
         archive.close()
-
-
-def _watched(items: Sequence[Any]) -> Iterable[Any]:
-    """The items with a bar on stderr, when somebody watches."""
-    console = Console(stderr=True)
-    return track(
-        items, "evaluating", console=console, disable=not console.is_terminal, transient=True
-    )

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from style_maskrcnn.checkpoint import Checkpoint, load_checkpoint
 from style_maskrcnn.datasets import split_ids
 from style_maskrcnn.evaluate import evaluate_masks, predict_photos
 from style_maskrcnn.network import StyleNetwork
@@ -27,7 +28,6 @@ from style_maskrcnn.postprocess import GroupSpec, OutputSpec
 from style_maskrcnn.predictor import StyleModel
 from style_maskrcnn.preprocess import InputSpec, preprocess
 from style_maskrcnn.scoring import best_score_threshold
-from style_maskrcnn.train import Checkpoint, load_checkpoint
 from training.ccp import CcpDataset
 from training.split import DEFAULT_FRACTIONS
 from vision.bundle import GRAPH, Bundle, update_metrics, write_bundle

@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from style_maskrcnn.config import AttributeGroup, Config, parse
+from style_maskrcnn.checkpoint import build, save_checkpoint, write_atomically
+from style_maskrcnn.config import Config
 from style_maskrcnn.datasets import (
     Batch,
     LabelSet,
@@ -40,6 +39,7 @@ from style_maskrcnn.datasets import (
 from style_maskrcnn.network import StyleNetwork
 from style_maskrcnn.postprocess import OutputSpec, RawOutput, postprocess
 from style_maskrcnn.preprocess import InputSpec, preprocess
+from style_maskrcnn.progress import progress_bar
 from style_maskrcnn.scoring import Truth, coarse_scores, fine_scores
 from style_maskrcnn.targets import Target
 from training.ccp import CcpDataset
@@ -250,23 +250,6 @@ class Trainer:
                 writer.writerow([self.at.step, f"{self.at.minutes:.2f}", name, value])
 
 
-def build(
-    config: Config,
-    labels: LabelSet,
-    groups: Sequence[AttributeGroup] = (),
-    *,
-    pretrained: bool = False,
-) -> StyleNetwork:
-    """The network of a run."""
-    return StyleNetwork(
-        config.network,
-        len(labels.class_names),
-        labels.mask_channel_of_class,
-        groups,
-        pretrained=pretrained,
-    )
-
-
 def make_optimizer(network: StyleNetwork, config: Config) -> torch.optim.Optimizer:
     """AdamW; the backbone learns slower, and vectors (biases) do not decay."""
     schedule = config.schedule
@@ -347,71 +330,3 @@ def predict_photo(
         output.attributes.numpy(),
     )
     return postprocess(raw, source, spec, believed_only=False)
-
-
-def save_checkpoint(
-    path: Path,
-    network: StyleNetwork,
-    config: Config,
-    labels: LabelSet,
-    groups: Sequence[AttributeGroup] = (),
-    **facts: Any,
-) -> None:
-    """Weights with all that is needed to build their network again."""
-    write_atomically(
-        path,
-        {
-            "weights": network.state_dict(),
-            "config": dataclasses.asdict(config),
-            "labels": dataclasses.asdict(labels),
-            "groups": [dataclasses.asdict(group) for group in groups],
-            "facts": facts,
-        },
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class Checkpoint:
-    """A trained network, in evaluation mode, and what it knows."""
-
-    network: StyleNetwork
-    config: Config
-    labels: LabelSet
-    groups: tuple[AttributeGroup, ...]
-    facts: dict[str, Any]
-
-
-def load_checkpoint(path: Path) -> Checkpoint:
-    """The network of a checkpoint.
-
-    Raises `PermanentError` (`model_unavailable`) when there is none.
-    """
-    if not path.is_file():
-        raise PermanentError(ErrorCode.MODEL_UNAVAILABLE, f"{path} does not exist")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    config = parse(Config, state["config"])
-    labels = LabelSet(**{key: tuple(value) for key, value in state["labels"].items()})
-    groups = tuple(parse(AttributeGroup, group) for group in state["groups"])
-    network = build(config, labels, groups)
-    network.load_state_dict(state["weights"])
-    return Checkpoint(network.eval(), config, labels, groups, state["facts"])
-
-
-def write_atomically(path: Path, state: Mapping[str, Any]) -> None:
-    """Save so that a crash leaves the old file or the new one, never half of one."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(dict(state), temporary)
-    temporary.replace(path)
-
-
-def progress_bar() -> Progress:
-    """A bar on stderr, silent when nobody watches."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from style_maskrcnn.attribute_head import UNLABELLED, attribute_loss, balanced_weights
 from style_maskrcnn.attribute_scoring import group_scores
+from style_maskrcnn.checkpoint import build, load_checkpoint, save_checkpoint
 from style_maskrcnn.config import AttributeGroup, AttributeTrainingConfig, Config
 from style_maskrcnn.network import StyleNetwork
 from style_maskrcnn.postprocess import softmax
@@ -35,7 +36,7 @@ from style_maskrcnn.products import (
     choose_products,
     paste_product,
 )
-from style_maskrcnn.train import build, load_checkpoint, progress_bar, save_checkpoint
+from style_maskrcnn.progress import progress_bar
 from vision.taxonomy import Taxonomy, load_taxonomy
 
 CHECKPOINT = "with_attributes.pt"
@@ -184,14 +185,17 @@ def calibrate(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[st
 
 def _products_of_splits(dataset: ProductDataset, config: Config) -> dict[str, list[Product]]:
     settings, data = config.attributes, config.data
-    chosen = {
-        split: dataset.of_split(split, data.fractions, data.salt)
+    seed = settings.seed
+    train, calibration, test = (
+        dataset.of_split(split, data.fractions, data.salt)
         for split in ("train", "calibration", "test")
-    }
-    chosen["train"] = choose_products(
-        chosen["train"], settings.groups, settings.products, settings.seed
     )
-    return chosen
+    # Held-out products keep the catalogue's shares: no column, so no value, comes first.
+    return {
+        "train": choose_products(train, settings.groups, settings.products, seed),
+        "calibration": choose_products(calibration, (), settings.held_out_products, seed),
+        "test": choose_products(test, (), settings.held_out_products, seed),
+    }
 
 
 def _features_of_view(

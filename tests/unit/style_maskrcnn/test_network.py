@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 pytest.importorskip("timm")
 
+from style_maskrcnn.config import AttributeGroup  # noqa: E402
 from style_maskrcnn.export import compare, export_onnx  # noqa: E402
 from style_maskrcnn.network import StyleNetwork  # noqa: E402
 from style_maskrcnn.targets import Target  # noqa: E402
@@ -17,14 +19,15 @@ from vision.errors import ErrorCode, PermanentError  # noqa: E402
 from vision.session import OnnxSession  # noqa: E402
 
 
-def network(*, finds_something: bool = True) -> StyleNetwork:
+def network(
+    *, finds_something: bool = True, groups: Sequence[AttributeGroup] = GROUPS
+) -> StyleNetwork:
     torch.manual_seed(3)
-    built = StyleNetwork(TINY, len(CLASS_NAMES), (0, 1, 2), GROUPS).eval()
+    built = StyleNetwork(TINY, len(CLASS_NAMES), (0, 1, 2), groups).eval()
     # Random weights as they start find nothing; these find something of every class everywhere.
     for layer, std in ((built.box_head.classes, 1.0), (built.rpn.objectness, 0.5)):
         torch.nn.init.normal_(layer.weight, std=std)
-    if not finds_something:
-        torch.nn.init.constant_(built.box_head.classes.bias[-1:], 1e4)
+    torch.nn.init.constant_(built.box_head.classes.bias[-1:], -5.0 if finds_something else 1e4)
     return built
 
 
@@ -125,6 +128,15 @@ def test_exported_graph_of_a_photo_where_nothing_is_found(tmp_path: Path) -> Non
     assert values["boxes"].shape == (0, 4)
     assert values["masks"].shape == (0, 28, 28)
     assert values["attributes"].shape == (0, 5)
+
+
+def test_exported_graph_without_attribute_groups(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    net = network(groups=())
+    export_onnx(net, path, (96, 64))
+    assert compare(net, path, photos((96, 64))).detections > 0
+    values = OnnxSession(path, 1).run({"image": photos((96, 64))[0]})
+    assert values["attributes"].shape == (len(values["scores"]), 0)
 
 
 def test_a_graph_of_other_weights_is_refused(tmp_path: Path) -> None:

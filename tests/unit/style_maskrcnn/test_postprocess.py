@@ -46,7 +46,7 @@ def raw(boxes: list[list[float]], scores: list[float], class_ids: list[int]) -> 
 def naive_paste(
     mask: NDArray[np.float32], box: tuple[float, float, float, float], size_hw: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Probability of each pixel, one at a time: the pixel's centre in cells, bilinear, zero beyond."""
+    """Probability of each pixel, one at a time: its centre in cells, bilinear, zero beyond."""
     x1, y1, x2, y2 = box
     values = np.zeros(size_hw)
     cells = mask.shape[0]

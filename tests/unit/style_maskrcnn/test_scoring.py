@@ -129,7 +129,7 @@ def test_threshold_leaves_out_what_is_mostly_wrong() -> None:
 
 def test_a_garment_is_found_once() -> None:
     truth = {"1": [true("blouse", 0, 0, 40, 40)]}
-    # Overlap of the boxes .33, of each mask with the garment more than half: two findings, one right.
+    # The boxes hardly overlap, and each mask covers half of the garment: two findings, one right.
     answer = {"1": found(("blouse", 0.9, (0, 0, 40, 21)), ("shirt", 0.9, (0, 19, 40, 40)))}
     assert best_score_threshold(truth, answer, TAXONOMY)[1] == pytest.approx(2 / 3, abs=1e-4)
 

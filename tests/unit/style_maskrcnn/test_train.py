@@ -11,6 +11,7 @@ pytest.importorskip("torchvision")
 pytest.importorskip("timm")
 pytest.importorskip("faster_coco_eval")
 
+from style_maskrcnn.checkpoint import load_checkpoint  # noqa: E402
 from style_maskrcnn.config import Config, DataConfig, InputConfig, ScheduleConfig  # noqa: E402
 from style_maskrcnn.train import (  # noqa: E402
     Progression,
@@ -18,7 +19,6 @@ from style_maskrcnn.train import (  # noqa: E402
     average,
     averaging_decay,
     learning_rate_factor,
-    load_checkpoint,
     load_data,
     make_optimizer,
     train,

@@ -9,9 +9,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 pytest.importorskip("timm")
 
+from style_maskrcnn.checkpoint import build, load_checkpoint, save_checkpoint  # noqa: E402
 from style_maskrcnn.config import AttributeTrainingConfig, Config, DataConfig  # noqa: E402
 from style_maskrcnn.datasets import LabelSet  # noqa: E402
-from style_maskrcnn.train import build, load_checkpoint, save_checkpoint  # noqa: E402
 from style_maskrcnn.train_attributes import calibrate, groups_of, train_attributes  # noqa: E402
 from tests.unit.style_maskrcnn.drawing import product_files, write_zip  # noqa: E402
 from tests.unit.style_maskrcnn.networks import CLASS_NAMES, COARSE, TINY  # noqa: E402
