@@ -6,8 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +15,11 @@ import typer
 from classification.config import load_config
 from classification.datasets import PhotoDataset, open_dataset
 from classification.predictor import MAX_BATCH, AttributeClassifier
-from vision.archive import Archive, iter_images, open_archive
 from vision.bundle import WEIGHTS_DIR, Bundle, open_bundle, resolve, update_metrics
-from vision.errors import PermanentError, VestiaryError
+from vision.errors import VestiaryError
 from vision.garments import Crop, Labels
-from vision.image import EncodedImage, RgbImage, decode
+from vision.image import RgbImage
+from vision.predictions import write_predictions
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -48,10 +47,12 @@ def predict_command(
 ) -> None:
     """Write the attributes of every photo as one JSON line, in the order of the names."""
     classifier = AttributeClassifier(_open(model, weights_dir), threads, allow_unknown=unknown)
-    archive = open_archive(images)
-    with output.open("w", encoding="utf-8") as file:
-        for line in prediction_lines(classifier, archive):
-            file.write(json.dumps(line) + "\n")
+
+    def answers(photos: Sequence[RgbImage]) -> list[dict[str, Any]]:
+        labels = classifier.predict([whole(photo) for photo in photos])
+        return [{"attributes": attributes_as_json(one)} for one in labels]
+
+    write_predictions(images, output, answers, MAX_BATCH)
 
 
 @app.command("evaluate")
@@ -117,20 +118,6 @@ def export_command(
     typer.echo(json.dumps({"bundle": str(folder), "parity": dict(bundle.parity)}))
 
 
-def prediction_lines(classifier: AttributeClassifier, archive: Archive) -> Iterator[dict[str, Any]]:
-    """One line for every image file, broken ones included, in the archive's order."""
-    files = iter_images(archive)
-    while group := list(islice(files, MAX_BATCH)):
-        decoded = [_decode(data) for _, data in group]
-        crops = [whole(image) for image in decoded if isinstance(image, RgbImage)]
-        answers = iter(classifier.predict(crops))
-        for (name, _), image in zip(group, decoded, strict=True):
-            if isinstance(image, RgbImage):
-                yield {"file": name, "attributes": attributes_as_json(next(answers))}
-            else:
-                yield {"file": name, "error": {"code": image.code, "message": image.message}}
-
-
 def attributes_as_json(labels: Labels) -> dict[str, dict[str, Any]]:
     """Label and confidence, four digits, of each attribute."""
     return {
@@ -142,13 +129,6 @@ def attributes_as_json(labels: Labels) -> dict[str, dict[str, Any]]:
 def whole(image: RgbImage) -> Crop:
     """The photo as one crop."""
     return Crop(image.pixels, (0, 0, *image.resolution_wh))
-
-
-def _decode(data: bytes) -> RgbImage | PermanentError:
-    try:
-        return decode(EncodedImage(data))
-    except PermanentError as error:
-        return error
 
 
 def _open(model: str, weights_dir: Path) -> Bundle:

@@ -6,8 +6,7 @@ import importlib.util
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +14,11 @@ import typer
 
 from detection.config import ConfigError, load_config
 from detection.predictor import MAX_BATCH, GarmentDetector, evaluation_min_score
-from vision.archive import Archive, iter_images, open_archive
 from vision.bundle import WEIGHTS_DIR, Bundle, open_bundle, resolve
-from vision.errors import PermanentError, VestiaryError
+from vision.errors import VestiaryError
 from vision.garments import Detections
-from vision.image import EncodedImage, RgbImage, decode
+from vision.image import RgbImage
+from vision.predictions import write_predictions
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -51,10 +50,11 @@ def predict_command(
     bundle = _open(model, weights_dir)
     least = evaluation_min_score(bundle) if min_score is None else min_score
     detector = GarmentDetector(bundle, threads, least)
-    archive = open_archive(images)
-    with output.open("w", encoding="utf-8") as file:
-        for line in prediction_lines(detector, archive):
-            file.write(json.dumps(line) + "\n")
+
+    def answers(photos: Sequence[RgbImage]) -> list[dict[str, Any]]:
+        return [{"detections": detections_as_json(found)} for found in detector.predict(photos)]
+
+    write_predictions(images, output, answers, MAX_BATCH)
 
 
 @app.command("evaluate")
@@ -101,33 +101,12 @@ def export_command(
     typer.echo(json.dumps({"bundle": str(bundle.path), "parity": dict(bundle.parity)}))
 
 
-def prediction_lines(detector: GarmentDetector, archive: Archive) -> Iterator[dict[str, Any]]:
-    """One line for every image file, broken ones included, in the archive's order."""
-    files = iter_images(archive)
-    while group := list(islice(files, MAX_BATCH)):
-        decoded = [_decode(data) for _, data in group]
-        images = [image for image in decoded if isinstance(image, RgbImage)]
-        found = iter(detector.predict(images))
-        for (name, _), image in zip(group, decoded, strict=True):
-            if isinstance(image, RgbImage):
-                yield {"file": name, "detections": detections_as_json(next(found))}
-            else:
-                yield {"file": name, "error": {"code": image.code, "message": image.message}}
-
-
 def detections_as_json(found: Detections) -> list[dict[str, Any]]:
     """Boxes with a hundredth of a pixel, scores with four digits."""
     return [
         {"box": [round(float(v), 2) for v in box], "label": label, "score": round(float(score), 4)}
         for box, label, score in zip(found.xyxy, found.labels, found.scores, strict=True)
     ]
-
-
-def _decode(data: bytes) -> RgbImage | PermanentError:
-    try:
-        return decode(EncodedImage(data))
-    except PermanentError as error:
-        return error
 
 
 def _open(model: str, weights_dir: Path) -> Bundle:

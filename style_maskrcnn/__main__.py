@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from style_maskrcnn.predictor import StyleModel
-from vision.archive import Archive, iter_images, open_archive
 from vision.bundle import WEIGHTS_DIR, Bundle, open_bundle, resolve
-from vision.errors import PermanentError, VestiaryError
+from vision.errors import VestiaryError
 from vision.garments import StyleInstances
-from vision.image import EncodedImage, decode
+from vision.image import RgbImage
+from vision.predictions import write_predictions
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -41,10 +41,11 @@ def predict_command(
 ) -> None:
     """Write the instances of every photo as one JSON line, in the order of the names."""
     predictor = StyleModel(_open(model, weights_dir), threads, believed_only=believed_only)
-    archive = open_archive(images)
-    with output.open("w", encoding="utf-8") as file:
-        for line in prediction_lines(predictor, archive):
-            file.write(json.dumps(line) + "\n")
+
+    def answers(photos: Sequence[RgbImage]) -> list[dict[str, Any]]:
+        return [{"instances": instances_as_json(found)} for found in predictor.predict(photos)]
+
+    write_predictions(images, output, answers, batch_size=1)
 
 
 @app.command("evaluate")
@@ -105,17 +106,6 @@ def export_command(
 
     bundle = export(checkpoint, data, weights_dir / name, threads)
     typer.echo(json.dumps({"bundle": str(bundle.path), "parity": dict(bundle.parity)}))
-
-
-def prediction_lines(predictor: StyleModel, archive: Archive) -> Iterator[dict[str, Any]]:
-    """One line for every image file, broken ones included, in the archive's order."""
-    for name, data in iter_images(archive):
-        try:
-            photo = decode(EncodedImage(data))
-        except PermanentError as error:
-            yield {"file": name, "error": {"code": error.code, "message": error.message}}
-            continue
-        yield {"file": name, "instances": instances_as_json(predictor.predict([photo])[0])}
 
 
 def instances_as_json(found: StyleInstances) -> list[dict[str, Any]]:

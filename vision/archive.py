@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import zipfile
-from collections.abc import Iterator
+import zlib
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +21,11 @@ class Archive(Protocol):
     def names(self) -> tuple[str, ...]: ...
 
     def read(self, name: str) -> bytes:
-        """Contents of one file; `KeyError` when there is no such file."""
+        """Contents of one file.
+
+        Raises `KeyError` when there is no such file, `PermanentError` (`image_corrupt`) when it is
+        damaged inside the archive.
+        """
         ...
 
     def close(self) -> None: ...
@@ -70,7 +74,15 @@ class ZipArchive:
 
     def read(self, name: str) -> bytes:
         with self._lock:
-            return self._zip.read(name)
+            try:
+                return self._zip.read(name)
+            except KeyError:
+                raise
+            # A bad checksum, a cut or unknown compression, a password: zipfile raises any of these.
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+                raise PermanentError(
+                    ErrorCode.IMAGE_CORRUPT, f"{name} is damaged inside {self.path.name}"
+                ) from error
 
     def close(self) -> None:
         self._zip.close()
@@ -118,9 +130,10 @@ def open_archive(path: Path | str, marker: str | None = None) -> Archive:
     return SubArchive(archive, prefix) if prefix else archive
 
 
-def iter_images(archive: Archive) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every image file, in name order; hidden files are left out."""
-    for name in archive.names():
-        leaf = name.rsplit("/", 1)[-1]
-        if leaf.lower().endswith(IMAGE_SUFFIXES) and not leaf.startswith("."):
-            yield name, archive.read(name)
+def image_names(archive: Archive) -> tuple[str, ...]:
+    """Names of the image files, in order; hidden files are left out."""
+    return tuple(name for name in archive.names() if _is_image(name.rsplit("/", 1)[-1]))
+
+
+def _is_image(leaf: str) -> bool:
+    return leaf.lower().endswith(IMAGE_SUFFIXES) and not leaf.startswith(".")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vision.archive import Archive, iter_images, open_archive
+from vision.archive import Archive, image_names, open_archive
 from vision.errors import ErrorCode, PermanentError
 
 FILES = {
@@ -118,16 +118,24 @@ def test_images_come_by_name_without_what_only_looks_like_one(pack: Pack) -> Non
             }
         )
     )
-    assert list(iter_images(archive)) == [
-        ("a/c.PNG", b"c"),
-        ("a/d.jpeg", b"d"),
-        ("b.webp", b"b"),
-        ("e.gif", b"e"),
-    ]
+    assert image_names(archive) == ("a/c.PNG", "a/d.jpeg", "b.webp", "e.gif")
 
 
 def test_an_empty_archive_has_no_images(tmp_path: Path) -> None:
-    assert list(iter_images(open_archive(tmp_path))) == []
+    assert image_names(open_archive(tmp_path)) == ()
+
+
+def test_a_member_with_a_bad_checksum_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("good.jpg", b"good")
+        archive.writestr("bad.jpg", b"12345")
+    path.write_bytes(path.read_bytes().replace(b"12345", b"12346"))
+    opened = open_archive(path)
+    assert opened.read("good.jpg") == b"good"
+    with pytest.raises(PermanentError, match=r"bad\.jpg is damaged inside set\.zip") as raised:
+        opened.read("bad.jpg")
+    assert raised.value.code is ErrorCode.IMAGE_CORRUPT
 
 
 def test_threads_may_share_an_archive(pack: Pack) -> None:
