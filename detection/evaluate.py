@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import track
 
 from detection.datasets import AnnotatedPhoto, ids_of_split, read_photo
-from detection.postprocess import pairwise_iou
 from detection.predictor import GarmentDetector, evaluation_min_score
 from training.ccp import CcpDataset, Skipped
 from training.coco_scores import FoundInstances, TrueInstance, coco_scores
+from vision.boxes import pairwise_iou
 from vision.bundle import Bundle
 from vision.errors import ErrorCode, PermanentError
 from vision.garments import Detections

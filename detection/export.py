@@ -23,12 +23,12 @@ from detection.network import (
     RawOutputs,
     build_network,
 )
-from detection.postprocess import pairwise_iou
 from detection.predictor import GarmentDetector
 from detection.preprocess import InputFormat, prepare
 from detection.train import load_checkpoint
 from training.ccp import CcpDataset
 from training.citations import CCP, IMAGENET_WEIGHTS
+from vision.boxes import pairwise_iou
 from vision.bundle import GRAPH, Bundle, update_metrics, write_bundle
 from vision.garments import Detections
 from vision.image import RgbImage

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vision.boxes import FloatArray, pairwise_iou
+
 # Candidates kept per pyramid level before suppression; Detectron2's default.
 CANDIDATES_PER_LEVEL = 1000
-
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -110,19 +110,6 @@ def suppress(candidates: Candidates, nms_iou: float) -> NDArray[np.intp]:
                 survives[members[position]] = True
                 suppressed |= overlaps[position]
     return order[survives[order]]
-
-
-def pairwise_iou(first: FloatArray, second: FloatArray) -> FloatArray:
-    """(M, P) intersection over union of (M, 4) and (P, 4) xyxy boxes; 0 where both are empty."""
-    top_left = np.maximum(first[:, None, :2], second[None, :, :2])
-    bottom_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    intersection = np.prod(np.maximum(bottom_right - top_left, 0), axis=2)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second)]
-    union = areas[0][:, None] + areas[1][None, :] - intersection
-    overlap: FloatArray = np.divide(
-        intersection, union, out=np.zeros_like(intersection), where=union > 0
-    )
-    return overlap
 
 
 def _strongest_per_level(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from style_maskrcnn.postprocess import mask_iou
 from training.ccp import TagInstance
 from training.coco_scores import FoundInstances, TrueInstance, coco_scores
+from vision.boxes import pairwise_iou
 from vision.garments import StyleInstances
 from vision.rle import Rle
 from vision.taxonomy import Taxonomy
@@ -91,10 +92,11 @@ def as_garment_classes(found: StyleInstances, taxonomy: Taxonomy) -> FoundInstan
     class_ids = np.array(
         [names.index(taxonomy.class_of_tag[tag]) for tag in found.labels], np.int64
     )
+    overlaps = pairwise_iou(found.xyxy, found.xyxy)
     kept: list[int] = []
     for index in np.argsort(-found.scores, kind="stable"):
         rivals = [k for k in kept if class_ids[k] == class_ids[index]]
-        if all(box_iou(found.xyxy[index], found.xyxy[k]) < SAME_GARMENT_IOU for k in rivals):
+        if (overlaps[index, rivals] < SAME_GARMENT_IOU).all():
             kept.append(int(index))
     return FoundInstances(
         xyxy=found.xyxy[kept],
@@ -173,14 +175,6 @@ def _matches(
             free.remove(hits[0])
         right.append(bool(hits))
     return right
-
-
-def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Intersection over union of two xyxy boxes."""
-    width, height = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
-    common = max(0.0, float(width)) * max(0.0, float(height))
-    areas = [float((b[2] - b[0]) * (b[3] - b[1])) for b in (first, second)]
-    return common / max(sum(areas) - common, 1e-6)
 
 
 def _union(masks: Sequence[NDArray[np.bool_]], shape: tuple[int, ...]) -> NDArray[np.bool_]:

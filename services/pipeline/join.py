@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vision.boxes import pairwise_iou
 from vision.garments import Detections, Style, StyleInstances
 from vision.image import RgbImage
 from vision.rle import Rle
@@ -60,7 +61,7 @@ def whole_image(image: RgbImage) -> FoundGarment:
 
 def match(detections: Detections, style: StyleInstances, taxonomy: Taxonomy) -> dict[int, int]:
     """Detection → instance, greedily by box IoU plus a bonus where the categories agree."""
-    iou = box_iou(detections.xyxy, style.xyxy)
+    iou = pairwise_iou(detections.xyxy, style.xyxy)
     instance_category = [taxonomy.class_of_tag.get(label) for label in style.labels]
     agree = np.array(
         [[label == category for category in instance_category] for label in detections.labels],
@@ -74,17 +75,6 @@ def match(detections: Detections, style: StyleInstances, taxonomy: Taxonomy) -> 
         affinity[i, :] = 0
         affinity[:, j] = 0
     return pairs
-
-
-def box_iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, M) intersection over union of (N, 4) and (M, 4) `xyxy` boxes; 0 for empty boxes."""
-    top_left = np.maximum(first[:, None, :2], second[None, :, :2])
-    bottom_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    overlap = np.clip(bottom_right - top_left, 0, None).prod(axis=2).astype(np.float64)
-    area_first = np.clip(first[:, 2:] - first[:, :2], 0, None).prod(axis=1)
-    area_second = np.clip(second[:, 2:] - second[:, :2], 0, None).prod(axis=1)
-    union = area_first[:, None] + area_second[None] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
 
 
 def _from_detection(

@@ -8,7 +8,6 @@ from detection.postprocess import (
     Candidates,
     decode_boxes,
     locations,
-    pairwise_iou,
     select_boxes,
     suppress,
 )
@@ -60,15 +59,6 @@ def test_a_negative_distance_is_none() -> None:
     )
 
     np.testing.assert_array_equal(boxes, [[40, 16, 48, 24]])
-
-
-def test_iou() -> None:
-    boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 20, 20]], np.float32)
-
-    # Overlap 5×10 of 10·10 + 10·10 - 50 = 150: a third. The empty box overlaps nothing.
-    np.testing.assert_allclose(
-        pairwise_iou(boxes, boxes), [[1, 1 / 3, 0], [1 / 3, 1, 0], [0, 0, 0]], atol=1e-6
-    )
 
 
 def test_suppression_is_greedy_within_a_class() -> None:

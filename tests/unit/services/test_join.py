@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from services.pipeline.join import box_iou, join, match, whole_image
+from services.pipeline.join import join, match, whole_image
 from vision.garments import Detections, StyleInstances
 from vision.image import RgbImage
 from vision.rle import Rle
@@ -34,13 +34,6 @@ def _style(*boxes_and_tags: tuple[list[float], str]) -> StyleInstances:
         masks=(MASK,) * count,
         attributes=({},) * count,
     )
-
-
-def test_iou_by_hand():
-    first = np.array([[0, 0, 4, 4], [0, 0, 0, 0]], np.float32)
-    second = np.array([[2, 0, 6, 4], [8, 8, 9, 9]], np.float32)
-    # overlap 2×4 = 8, union 16 + 16 − 8 = 24
-    assert box_iou(first, second) == pytest.approx(np.array([[1 / 3, 0], [0, 0]]))
 
 
 def test_a_detection_takes_mask_and_style_of_the_instance_over_it():

@@ -9,7 +9,6 @@ from style_maskrcnn.scoring import (
     all_scores,
     as_garment_classes,
     best_score_threshold,
-    box_iou,
     coarse_scores,
     fine_scores,
     foreground_iou,
@@ -132,12 +131,6 @@ def test_a_garment_is_found_once() -> None:
     # The boxes hardly overlap, and each mask covers half of the garment: two findings, one right.
     answer = {"1": found(("blouse", 0.9, (0, 0, 40, 21)), ("shirt", 0.9, (0, 19, 40, 40)))}
     assert best_score_threshold(truth, answer, TAXONOMY)[1] == pytest.approx(2 / 3, abs=1e-4)
-
-
-def test_box_iou_by_hand() -> None:
-    first, second = np.array([0, 0, 10, 10], np.float32), np.array([5, 0, 15, 10], np.float32)
-    assert box_iou(first, second) == pytest.approx(1 / 3)
-    assert box_iou(first, second + 50) == 0
 
 
 def test_attribute_scores_by_hand() -> None:
