@@ -62,9 +62,7 @@ def renamed_like(reference: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
             f"the wheel has {len(source)} tensors, the network {len(reference)}",
         )
     renamed = {}
-    for (name, expected), (old_name, tensor) in zip(
-        reference.items(), source.items(), strict=True
-    ):
+    for (name, expected), (old_name, tensor) in zip(reference.items(), source.items(), strict=True):
         if tensor.shape != expected.shape:
             raise PermanentError(
                 ErrorCode.MODEL_UNAVAILABLE,

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from services.pipeline.crop import crop
 from vision.image import RgbImage
 
-IMAGE = RgbImage(np.arange(40 * 30 * 3, dtype=np.uint32).reshape(40, 30, 3).astype(np.uint8), "0" * 64)
+IMAGE = RgbImage(
+    np.arange(40 * 30 * 3, dtype=np.uint32).reshape(40, 30, 3).astype(np.uint8), "0" * 64
+)
 coordinate = st.floats(-100, 200)
 
 

@@ -19,7 +19,10 @@ def test_nothing_found_is_an_empty_array():
 
 def test_above_keeps_scores_at_the_threshold():
     detections = Detections(
-        np.zeros((3, 4), np.float32), np.array([0.9, 0.5, 0.4], np.float32), np.array([0, 1, 0]), NAMES
+        np.zeros((3, 4), np.float32),
+        np.array([0.9, 0.5, 0.4], np.float32),
+        np.array([0, 1, 0]),
+        NAMES,
     )
     assert detections.above(0.5).labels == ("top", "bag")
 
