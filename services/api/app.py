@@ -11,13 +11,15 @@ import structlog
 from apiflask import APIFlask
 from flask import Response, g, request
 
-from services.api import analyses, health, models
+from services.api import analyses, health, ingestions, models
 from services.api.errors import register_error_handlers
 from services.api.metrics import Metrics
 from services.api.openapi import complete
 from services.api.state import EXTENSION, State
 from services.bootstrap import Container
+from services.ingestion.queue import IngestionQueue
 from services.store.idempotency import IdempotencyStore
+from services.store.ingestions import IngestionStore
 from services.web import docs
 
 # Base64 makes the 20 MB that an image may have a third longer.
@@ -59,9 +61,13 @@ def create_app(container: Container, multiprocess_dir: Path | None = None) -> AP
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = True
     app.extensions[EXTENSION] = State(
-        container, IdempotencyStore(container.database), Metrics(multiprocess_dir)
+        container=container,
+        idempotency=IdempotencyStore(container.database),
+        ingestions=IngestionStore(container.database),
+        ingestion_queue=IngestionQueue(container.database),
+        metrics=Metrics(multiprocess_dir),
     )
-    for blueprint in (analyses.bp, models.bp, health.bp):
+    for blueprint in (analyses.bp, ingestions.bp, models.bp, health.bp):
         app.register_blueprint(blueprint)
     app.register_blueprint(docs.bp)
     app.spec_processor(complete)
@@ -98,3 +104,7 @@ def _observe(app: APIFlask) -> None:
         response.headers["X-Request-ID"] = g.request_id
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
+
+    @app.teardown_request
+    def forget(_error: BaseException | None) -> None:
+        structlog.contextvars.clear_contextvars()

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from services.api.errors import PROBLEM_JSON
-from services.api.schemas import AnalysisRequest, AnalysisUpload, Problem
+from services.api.schemas import AnalysisRequest, AnalysisUpload, IngestionRequest, Problem
 
 PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 
@@ -37,6 +37,23 @@ PROBLEMS: Mapping[tuple[str, str], Mapping[int, str]] = {
         404: "There is no such analysis: `not_found`.",
         503: "The database cannot be reached: `store_unavailable`.",
     },
+    ("/v1/ingestions", "post"): {
+        400: "The body is not JSON: `malformed`.",
+        409: "The first request with this Idempotency-Key is still at work: `request_in_progress`.",
+        413: "The body is too large: `source_too_large`.",
+        415: "The body is not JSON: `unsupported_media`.",
+        422: "`validation_error` or `idempotency_key_reused`.",
+        503: "The database cannot be reached: `store_unavailable`.",
+    },
+    ("/v1/ingestions/{ingestion_id}", "get"): {
+        404: "There is no such ingestion: `not_found`.",
+        503: "The database cannot be reached: `store_unavailable`.",
+    },
+    ("/v1/ingestions/{ingestion_id}/items", "get"): {
+        404: "There is no such ingestion: `not_found`.",
+        422: "A filter or the cursor is wrong: `validation_error`.",
+        503: "The database cannot be reached: `store_unavailable`.",
+    },
     ("/ready", "get"): {
         503: "Not now: `not_ready`, `bundle_invalid`, `store_unavailable`.",
     },
@@ -50,6 +67,8 @@ IDEMPOTENCY_KEY = {
     "gives the first answer again.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
+
+LOCATION = {"description": "Where to read it.", "schema": {"type": "string"}}
 
 
 def complete(spec: Any) -> Any:
@@ -67,6 +86,7 @@ def complete(spec: Any) -> Any:
             if parameter["in"] == "path":
                 parameter["schema"]["format"] = "uuid"  # All ids are.
     _describe_submission(spec["paths"]["/v1/analyses"]["post"], schemas)
+    _describe_ingestion(spec["paths"]["/v1/ingestions"]["post"], schemas)
     return _tidy(spec)
 
 
@@ -119,12 +139,23 @@ def _describe_submission(operation: dict[str, Any], schemas: dict[str, Any]) -> 
     }
     operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
     created = operation["responses"]["201"]
-    location = {"description": "The analysis.", "schema": {"type": "string"}}
-    created["headers"] = {"Location": location}
+    created["headers"] = {"Location": LOCATION}
     operation["responses"]["200"] = {
         **created,
         "description": "The stored analysis: the image was analysed before.",
     }
+
+
+def _describe_ingestion(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    _add_schema(schemas, IngestionRequest)
+    wrapped = {"$ref": "#/components/schemas/IngestionRequest"}
+    alone = schemas["IngestionRequest"]["properties"]["items"]
+    operation["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": {"anyOf": [wrapped, alone]}}},
+    }
+    operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
+    operation["responses"]["202"]["headers"] = {"Location": LOCATION}
 
 
 def _set_problems(operation: dict[str, Any], problems: Mapping[int, str]) -> None:

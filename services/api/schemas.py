@@ -261,6 +261,100 @@ class AnalysisQuery(BaseModel):
     cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
 
 
+class IngestionItemRequest(Model):
+    """One image to analyse."""
+
+    image_url: Url = Field(description="http or https URL of a JPEG, PNG, WEBP or GIF.")
+    external_id: Text | None = Field(None, description="Your id for the image or product.")
+    context: Context | None = Field(  # type: ignore[valid-type]  # Made from the taxonomy.
+        None, description="What you know already; the other answers are conditioned on it."
+    )
+
+    @property
+    def known(self) -> dict[str, str]:
+        """The context as attribute → label."""
+        context: BaseModel | None = self.context
+        return {} if context is None else context.model_dump(exclude_none=True)
+
+
+class IngestionRequest(Model):
+    """Images to analyse, one after the other, in the background.
+
+    The list may also be the whole body.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "items": [
+                    {"image_url": "https://shop.example/photos/1163.jpg", "external_id": "1163"},
+                    {
+                        "image_url": "https://shop.example/photos/1164.jpg",
+                        "context": {"gender": "Women"},
+                    },
+                ]
+            }
+        }
+    )
+
+    items: list[IngestionItemRequest] = Field(
+        min_length=1, max_length=10_000, description="At most 10,000."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list_alone(cls, body: Any) -> Any:
+        return {"items": body} if isinstance(body, list) else body
+
+
+ItemState = Literal["pending", "running", "done", "failed", "cancelled"]
+
+
+class Ingestion(BaseModel):
+    """How far an ingestion has come."""
+
+    id: uuid.UUID
+    created_at: AwareDatetime
+    state: Literal["running", "finished"] = Field(
+        description="`finished` when no row will change any more, whether done or failed."
+    )
+    total: int = Field(description="Rows that were handed in.")
+    counts: dict[ItemState, int] = Field(description="State → how many rows are in it.")
+
+
+class ItemError(BaseModel):
+    """Why a row failed; the codes are those of a single analysis."""
+
+    code: str
+    message: str
+
+
+class IngestionItem(BaseModel):
+    row: int = Field(ge=1, description="Place in the list, from 1.")
+    image_url: str
+    external_id: str | None
+    context: dict[str, str]
+    state: ItemState
+    attempts: int = Field(ge=0, description="How often the row was begun.")
+    error: ItemError | None = Field(description="Null unless the row failed.")
+    analysis_id: uuid.UUID | None = Field(description="Null unless the row is done.")
+
+
+class IngestionItemPage(BaseModel):
+    """In the order of the list."""
+
+    items: list[IngestionItem]
+    next_cursor: str | None = Field(description="Pass as `cursor` for more; null on the last page.")
+
+
+class IngestionItemQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    state: ItemState | None = Field(None, description="Only rows in this state.")
+    limit: int = Field(100, ge=1, le=1000, description="Rows on a page.")
+    cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
+
+
 class ServedModel(BaseModel):
     stage: Stage
     name: str = Field(description="Name of the model bundle.")

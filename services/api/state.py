@@ -9,7 +9,9 @@ from flask import current_app
 
 from services.api.metrics import Metrics
 from services.bootstrap import Container
+from services.ingestion.queue import IngestionQueue
 from services.store.idempotency import IdempotencyStore
+from services.store.ingestions import IngestionStore
 
 EXTENSION = "vestiary"
 
@@ -18,6 +20,8 @@ EXTENSION = "vestiary"
 class State:
     container: Container
     idempotency: IdempotencyStore
+    ingestions: IngestionStore
+    ingestion_queue: IngestionQueue
     metrics: Metrics
 
 

@@ -57,6 +57,12 @@ class Database:
         )
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
+    @property
+    def libpq_url(self) -> str:
+        """The URL without a driver, as libpq and psycopg 3 (the queue's worker) take it."""
+        url = make_url(self.url).set(drivername="postgresql")
+        return url.render_as_string(hide_password=False)
+
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A transaction that is rolled back unless the caller commits it.

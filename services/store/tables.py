@@ -10,7 +10,6 @@ import os
 import time
 import uuid
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from pgvector.sqlalchemy import HALFVEC  # type: ignore[import-untyped]
@@ -31,6 +30,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from services.store.records import IngestionItemState
+
 EMBEDDING_LENGTH = 256
 """Length of the classifier's embedding; the column and its index are declared with it."""
 
@@ -41,16 +42,6 @@ def uuid7() -> uuid.UUID:
     noise = int.from_bytes(os.urandom(10))
     value = (milliseconds << 80) | (0x7 << 76) | ((noise >> 62 & 0xFFF) << 64)
     return uuid.UUID(int=value | (0b10 << 62) | (noise & (1 << 62) - 1))
-
-
-class IngestionItemState(StrEnum):
-    """Where one row of an ingestion stands."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
 
 
 class Base(DeclarativeBase):
@@ -246,14 +237,14 @@ class IngestionRow(Base):
 class IngestionItemRow(Base):
     """One row of an ingestion, and how it went.
 
-    row: place in the list, from 0. lease_until: a running item whose lease has ended belongs to a
+    row: place in the list, from 1. lease_until: a running item whose lease has ended belongs to a
     worker that died, and may be taken by another.
     """
 
     __tablename__ = "ingestion_items"
     __table_args__ = (
         UniqueConstraint("ingestion_id", "row"),
-        CheckConstraint("row >= 0 AND attempts >= 0", name="counters"),
+        CheckConstraint("row >= 1 AND attempts >= 0", name="counters"),
         CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
         CheckConstraint("(state = 'failed') = (error_code IS NOT NULL)", name="error"),
         CheckConstraint("state <> 'done' OR analysis_id IS NOT NULL", name="result"),

@@ -25,9 +25,11 @@ from tests.fakes import fake_pipeline
 METHODS = ("get", "post", "put", "patch", "delete")
 
 # What text in the right form cannot promise: that a cursor was given out, that base64 is an image,
-# that a URL leads to one. So 422 is a right answer to it, and 502 to a URL that leads nowhere.
+# that a URL leads to one, that a key is new. So 422 is a right answer, and 502 for such a URL.
 NOT_CHECKED = {
     "GET /v1/analyses": [positive_data_acceptance],
+    "GET /v1/ingestions/{ingestion_id}/items": [positive_data_acceptance],
+    "POST /v1/ingestions": [positive_data_acceptance],
     "POST /v1/analyses": [positive_data_acceptance, not_a_server_error],
 }
 
@@ -102,6 +104,9 @@ def test_the_resources_are_there(spec: dict[str, Any]) -> None:
         "POST /v1/analyses",
         "GET /v1/analyses",
         "GET /v1/analyses/{analysis_id}",
+        "POST /v1/ingestions",
+        "GET /v1/ingestions/{ingestion_id}",
+        "GET /v1/ingestions/{ingestion_id}/items",
         "GET /v1/models",
         "GET /live",
         "GET /ready",
@@ -154,7 +159,7 @@ def test_the_examples_fit_their_schemas(spec: dict[str, Any]) -> None:
 
 def test_every_field_is_described_or_plain(spec: dict[str, Any]) -> None:
     """What a caller sends is described field by field."""
-    for name in ("AnalysisRequest", "AnalysisUpload", "Context"):
+    for name in ("AnalysisRequest", "AnalysisUpload", "Context", "IngestionItemRequest"):
         for field, schema in spec["components"]["schemas"][name]["properties"].items():
             assert schema.get("description"), (name, field)
     for parameter in spec["paths"]["/v1/analyses"]["get"]["parameters"]:

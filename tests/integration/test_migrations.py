@@ -11,6 +11,8 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from procrastinate.schema import SchemaManager
 from sqlalchemy import inspect, text
 
 from services.store.session import Database, alembic_config
@@ -142,3 +144,42 @@ def test_the_alembic_command_upgrades_the_database_of_the_settings(empty_databas
     database = Database(empty_database_url)
     assert database.is_current()
     database.close()
+
+
+def test_no_script_of_the_installed_queue_is_left_out() -> None:
+    """When this fails after an update of Procrastinate, a migration has to run its new scripts."""
+    last = ScriptDirectory.from_config(alembic_config()).get_revision("0002").module.LAST
+    scripts = sorted(path.name for path in Path(SchemaManager.get_migrations_path()).glob("*.sql"))
+    assert scripts
+    assert scripts[-1].split("_")[0] <= last
+
+
+def test_the_queue_is_as_its_release_wants_it(database: Database, empty: Database) -> None:
+    """Its scripts, one after the other, make what its own schema makes at once."""
+    with empty.engine.begin() as connection:
+        connection.connection.cursor().execute(SchemaManager.get_schema())
+    queue = _queue(database)
+    assert all(queue.values())
+    assert queue == _queue(empty)
+
+
+def _queue(database: Database) -> dict[str, set[str]]:
+    """The queue's tables, indexes, triggers and functions, spelt out."""
+    looks = {
+        "columns": "SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || "
+        "is_nullable || coalesce(column_default, '') FROM information_schema.columns "
+        "WHERE table_schema = 'public'",
+        "indexes": "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'",
+        "triggers": "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal",
+        "functions": "SELECT pg_get_functiondef(oid) FROM pg_proc "
+        "WHERE pronamespace = 'public'::regnamespace AND prokind = 'f' AND prolang <> 13",
+    }
+    with database.engine.connect() as connection:
+        return {
+            name: {
+                " ".join(str(value).split())
+                for value in connection.exec_driver_sql(look.replace("%", "%%")).scalars()
+                if "procrastinate" in str(value)
+            }
+            for name, look in looks.items()
+        }

@@ -1,0 +1,431 @@
+"""Ingestions end to end: handed in over HTTP, worked on by the real queue, read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from pytest_httpserver import HTTPServer
+from sqlalchemy import text
+
+from services.bootstrap import Container
+from services.ingestion import tasks
+from services.ingestion.queue import IngestionQueue
+from services.ingestion.tasks import ChunkUnfinishedError, RetryPolicy, ingest_item
+from services.ingestion.worker import run_worker
+from services.settings import Settings
+from services.store.ingestions import Chunk, IngestionStore, NewItem
+from services.store.records import IngestionItemState
+from services.store.session import Database
+from tests.fakes import fake_pipeline
+from tests.pictures import picture
+from vision.errors import ErrorCode, PermanentError, TransientError
+
+ROOT = Path(__file__).resolve().parents[2]
+URL = "/v1/ingestions"
+MINUTE = timedelta(minutes=1)
+
+WORKER = """
+import sys
+from services.bootstrap import Container
+from services.ingestion.worker import run_worker
+from services.settings import Settings
+from tests.fakes import fake_pipeline
+container = Container(Settings())
+vars(container)["pipeline"] = fake_pipeline(delay_s=0.02)
+run_worker(container, until_empty=sys.argv[1:] == ["until-empty"])
+container.close()
+"""
+
+
+@pytest.fixture
+def photos(httpserver: HTTPServer) -> Callable[[int], str]:
+    """Photo number → its URL."""
+
+    def url(number: int) -> str:
+        path = f"/{number}.png"
+        httpserver.expect_request(path).respond_with_data(picture(number).data)
+        return httpserver.url_for(path)
+
+    return url
+
+
+@pytest.fixture
+def store(database: Database) -> IngestionStore:
+    return IngestionStore(database)
+
+
+def submit(client: FlaskClient, items: list[dict[str, Any]]) -> str:
+    answer = client.post(URL, json={"items": items})
+    assert answer.status_code == 202, answer.json
+    return answer.headers["Location"]
+
+
+def rows(client: FlaskClient, location: str) -> list[dict[str, Any]]:
+    return client.get(f"{location}/items").json["items"]
+
+
+def new_ingestion(store: IngestionStore, count: int = 3) -> Chunk:
+    """Rows without jobs, and the chunk that they all are in."""
+    items = [NewItem(f"http://shop.example/{n}.jpg", f"sku-{n}", {}) for n in range(count)]
+    return Chunk(store.create(items, count, lambda _connection, _chunks: None), 1, count)
+
+
+def test_every_row_ends_done_or_failed_with_its_code(
+    client: FlaskClient, container: Container, photos: Callable[[int], str], httpserver: HTTPServer
+) -> None:
+    httpserver.expect_request("/text").respond_with_data("no image")
+    httpserver.expect_request("/gone").respond_with_data("gone", status=404)
+    httpserver.expect_request("/half.png").respond_with_data(picture().data[:80])
+    location = submit(
+        client,
+        [
+            {"image_url": photos(1), "external_id": "sku-1"},
+            {"image_url": photos(2), "context": {"gender": "Women"}},
+            {"image_url": "ftp://shop.example/a.png"},
+            {"image_url": "http://169.254.169.254/latest"},
+            {"image_url": httpserver.url_for("/text")},
+            {"image_url": httpserver.url_for("/gone")},
+            {"image_url": httpserver.url_for("/half.png")},
+            {"image_url": photos(1), "external_id": "sku-7"},
+        ],
+    )
+    before = client.get(location).json
+    assert (before["state"], before["total"]) == ("running", 8)
+    assert before["counts"] == {
+        **dict.fromkeys(("running", "done", "failed", "cancelled"), 0),
+        "pending": 8,
+    }
+
+    run_worker(container, until_empty=True)
+
+    after = client.get(location).json
+    assert after["state"] == "finished"
+    assert (after["counts"]["done"], after["counts"]["failed"]) == (3, 5)
+    items = rows(client, location)
+    assert [item["row"] for item in items] == list(range(1, 9))
+    assert [item["error"] and item["error"]["code"] for item in items] == [
+        None,
+        None,
+        "invalid_url",
+        "url_blocked",
+        "unsupported_media",
+        "source_status",
+        "image_corrupt",
+        None,
+    ]
+    # The same photo for two products: one analysis, which names both.
+    assert items[0]["analysis_id"] == items[7]["analysis_id"]
+    report = client.get(f"/v1/analyses/{items[0]['analysis_id']}").json
+    assert [source["external_id"] for source in report["image"]["sources"]] == ["sku-1", "sku-7"]
+    known = client.get(f"/v1/analyses/{items[1]['analysis_id']}").json
+    assert known["options"]["context"] == {"gender": "Women"}
+    assert known["garments"][0]["attributes"]["gender"]["label"] == "Women"
+
+
+def test_finished_jobs_do_not_pile_up(
+    client: FlaskClient, container: Container, photos: Callable[[int], str], database: Database
+) -> None:
+    submit(client, [{"image_url": photos(1)}] * 45)
+    jobs = text("SELECT count(*) FROM procrastinate_jobs WHERE task_name = 'ingest_chunk'")
+    with database.session() as session:
+        assert session.scalar(jobs) == 3  # Chunks of 20, 20 and 5 rows.
+    run_worker(container, until_empty=True)
+    with database.session() as session:
+        assert session.scalar(jobs) == 0
+
+
+def test_a_transient_failure_is_tried_again_and_then_given_up(
+    client: FlaskClient,
+    container: Container,
+    httpserver: HTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tasks, "RETRY", RetryPolicy(attempts=3, first_rest_s=0.05, factor=1))
+    later = httpserver.url_for("/later.png")
+    httpserver.expect_oneshot_request("/later.png").respond_with_data("busy", status=503)
+    httpserver.expect_request("/never.png").respond_with_data("busy", status=503)
+    location = submit(
+        client, [{"image_url": later}, {"image_url": httpserver.url_for("/never.png")}]
+    )
+    run_worker(container, until_empty=True)
+    first, second = rows(client, location)
+    assert (first["state"], first["attempts"], first["error"]) == ("pending", 1, None)
+    assert (second["state"], second["attempts"]) == ("pending", 1)
+    httpserver.expect_request("/later.png").respond_with_data(picture().data)
+    deadline = time.monotonic() + 30
+    while client.get(location).json["state"] != "finished":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        run_worker(container, until_empty=True)
+    first, second = rows(client, location)
+    assert (first["state"], first["attempts"]) == ("done", 2)
+    assert (second["state"], second["attempts"]) == ("failed", 3)
+    assert second["error"]["code"] == "source_status"
+
+
+def test_a_bug_in_one_row_does_not_stop_the_others(
+    client: FlaskClient,
+    container: Container,
+    photos: Callable[[int], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetch = container.fetcher.fetch
+    broken = photos(1)
+
+    def fetch_or_fail(url: str) -> Any:
+        if url == broken:
+            raise ZeroDivisionError("secret")
+        return fetch(url)
+
+    monkeypatch.setattr(container.fetcher, "fetch", fetch_or_fail)
+    location = submit(client, [{"image_url": broken}, {"image_url": photos(2)}])
+    run_worker(container, until_empty=True)
+    first, second = rows(client, location)
+    assert (first["state"], first["error"]["code"]) == ("failed", "internal_error")
+    assert "secret" not in first["error"]["message"]
+    assert second["state"] == "done"
+
+
+def test_workers_in_several_processes_share_the_rows(
+    client: FlaskClient, photos: Callable[[int], str], database_url: str, httpserver: HTTPServer
+) -> None:
+    location = submit(client, [{"image_url": photos(number)} for number in range(60)])
+    environment = worker_environment(database_url, httpserver.port)
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, "until-empty"], cwd=ROOT, env=environment)
+        for _ in range(2)
+    ]
+    assert [worker.wait(120) for worker in workers] == [0, 0]
+    counts = client.get(location).json["counts"]
+    assert counts["done"] == 60
+    assert {item["attempts"] for item in rows(client, location)} == {1}
+    assert len(client.get("/v1/analyses?limit=100").json["items"]) == 60
+
+
+def test_a_waiting_worker_hears_of_new_work_and_stops_on_sigterm(
+    client: FlaskClient, photos: Callable[[int], str], database_url: str, httpserver: HTTPServer
+) -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER],
+        cwd=ROOT,
+        env=worker_environment(database_url, httpserver.port),
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert worker.stderr is not None
+        while json.loads(worker.stderr.readline())["action"] != "worker_ready":
+            pass
+        location = submit(client, [{"image_url": photos(1)}])
+        deadline = time.monotonic() + 30
+        while client.get(location).json["state"] != "finished":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        worker.send_signal(signal.SIGTERM)
+        _, log = worker.communicate(timeout=30)
+        assert worker.returncode == 0
+        assert b"worker_stopped" in log
+    finally:
+        worker.kill()
+
+
+def worker_environment(database_url: str, photo_port: int) -> dict[str, str]:
+    return {
+        **os.environ,
+        "VESTIARY_DATABASE_URL": database_url,
+        "VESTIARY_FETCH_ALLOWED_NETWORKS": "127.0.0.0/8",
+        "VESTIARY_FETCH_ALLOWED_PORTS": str(photo_port),
+    }
+
+
+def test_a_worker_refuses_a_database_that_is_not_current(empty_database_url: str) -> None:
+    container = Container(Settings(database_url=empty_database_url))
+    vars(container)["pipeline"] = fake_pipeline()
+    with pytest.raises(PermanentError, match="vestiary db upgrade"):
+        run_worker(container, until_empty=True)
+    container.close()
+
+
+class TestQueue:
+    def test_rows_and_jobs_are_written_together_or_not_at_all(
+        self, database: Database, store: IngestionStore
+    ) -> None:
+        def fail(_connection: object, _chunks: object) -> None:
+            raise RuntimeError("the queue is full")
+
+        with pytest.raises(RuntimeError):
+            store.create([NewItem("http://x/", None, {})], 10, fail)
+        with database.session() as session:
+            assert session.scalar(text("SELECT count(*) FROM ingestions")) == 0
+            assert session.scalar(text("SELECT count(*) FROM ingestion_items")) == 0
+
+    def test_jobs_of_rows_that_are_not_committed_do_not_exist(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queue = IngestionQueue(database)
+        enqueue = queue._enqueue
+
+        def enqueue_and_fail(connection: Any, chunks: Any) -> None:
+            enqueue(connection, chunks)
+            raise RuntimeError("just before the commit")
+
+        monkeypatch.setattr(queue, "_enqueue", enqueue_and_fail)
+        with pytest.raises(RuntimeError):
+            queue.submit([NewItem("http://x/", None, {})])
+        with database.session() as session:
+            assert session.scalar(text("SELECT count(*) FROM procrastinate_jobs")) == 0
+
+    def test_rests_grow_to_a_limit(self) -> None:
+        policy = RetryPolicy(first_rest_s=5, factor=4, longest_rest_s=300)
+        # 5, 5·4, 5·16, then 5·64 = 320 is over the limit.
+        assert [policy.rest_s(runs) for runs in range(5)] == [5, 20, 80, 300, 300]
+        assert policy.rest_s(10_000) == 300
+
+    def test_only_what_may_pass_is_tried_again(self) -> None:
+        policy, job = RetryPolicy(), type("Job", (), {"attempts": 0})()
+        busy = TransientError(ErrorCode.STORE_UNAVAILABLE, "busy")
+        assert policy.get_retry_decision(exception=ChunkUnfinishedError(), job=job) is not None
+        assert policy.get_retry_decision(exception=busy, job=job) is not None
+        assert policy.get_retry_decision(exception=ZeroDivisionError(), job=job) is None
+
+
+class TestRows:
+    def test_two_workers_never_get_the_same_row(self, store: IngestionStore) -> None:
+        chunk = new_ingestion(store, 20)
+        with ThreadPoolExecutor(5) as pool:
+            begun = list(pool.map(lambda _: store.begin_next(chunk, 0, MINUTE), range(25)))
+        got = sorted(item.row for item in begun if item is not None)
+        assert got == list(range(1, len(got) + 1))
+        # Whoever found a row locked by another passed over it; what is left is still to be had.
+        while (item := store.begin_next(chunk, 0, MINUTE)) is not None:
+            got.append(item.row)
+        assert sorted(got) == list(range(1, 21))
+
+    def test_a_row_in_hand_is_taken_over_when_its_lease_ends(self, store: IngestionStore) -> None:
+        chunk = new_ingestion(store, 1)
+        dead = store.begin_next(chunk, 0, timedelta(seconds=-1))
+        assert dead is not None
+        taken = store.begin_next(chunk, 0, MINUTE)
+        assert taken is not None
+        assert (taken.id, taken.attempts) == (dead.id, 2)
+        assert store.begin_next(chunk, 0, MINUTE) is None
+        assert store.unfinished(chunk) == 1
+        # The first worker was only slow: its late word does not count.
+        store.fail(dead, "source_timeout", "too late")
+        (item,) = store.items(chunk.ingestion_id, 10).items
+        assert item.state is IngestionItemState.RUNNING
+
+    def test_a_row_that_takes_its_worker_down_is_given_up(
+        self, store: IngestionStore, container: Container
+    ) -> None:
+        chunk = new_ingestion(store, 1)
+        for _ in range(RetryPolicy().attempts):
+            assert store.begin_next(chunk, 0, timedelta(seconds=-1)) is not None
+        item = store.begin_next(chunk, 0, MINUTE)
+        assert item is not None
+        ingest_item(container, store, item)
+        (item,) = store.items(chunk.ingestion_id, 10).items
+        assert (item.state, item.error_code) == (IngestionItemState.FAILED, "model_unavailable")
+
+    def test_rows_of_another_chunk_are_left_alone(self, store: IngestionStore) -> None:
+        chunk = new_ingestion(store, 3)
+        middle = Chunk(chunk.ingestion_id, 2, 2)
+        item = store.begin_next(middle, 0, MINUTE)
+        assert item is not None
+        assert item.row == 2
+        assert store.begin_next(middle, 0, MINUTE) is None
+        assert store.unfinished(middle) == 1
+        assert store.unfinished(chunk) == 3
+
+    def test_a_store_that_is_away_is_not_the_rows_fault(
+        self, store: IngestionStore, container: Container, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(_url: str) -> None:
+            raise TransientError(ErrorCode.STORE_UNAVAILABLE, "away")
+
+        monkeypatch.setattr(container.fetcher, "fetch", fail)
+        chunk = new_ingestion(store, 1)
+        item = store.begin_next(chunk, 0, MINUTE)
+        assert item is not None
+        with pytest.raises(TransientError):
+            ingest_item(container, store, item)
+        assert store.unfinished(chunk) == 1
+
+
+class TestApi:
+    def test_the_list_alone_is_a_body_too(
+        self, client: FlaskClient, photos: Callable[[int], str]
+    ) -> None:
+        answer = client.post(URL, json=[{"image_url": photos(1)}])
+        assert (answer.status_code, answer.json["total"]) == (202, 1)
+
+    def test_pages_and_states_of_rows(self, client: FlaskClient, store: IngestionStore) -> None:
+        chunk = new_ingestion(store, 5)
+        item = store.begin_next(chunk, 0, MINUTE)
+        assert item is not None
+        store.fail(item, "source_status", "404")
+        items = f"{URL}/{chunk.ingestion_id}/items"
+        first = client.get(items, query_string={"limit": 3}).json
+        rest = client.get(items, query_string={"limit": 3, "cursor": first["next_cursor"]}).json
+        assert [i["row"] for i in first["items"] + rest["items"]] == [1, 2, 3, 4, 5]
+        assert rest["next_cursor"] is None
+        failed = client.get(items, query_string={"state": "failed"}).json["items"]
+        assert [(i["row"], i["error"]["code"]) for i in failed] == [(1, "source_status")]
+
+    @pytest.mark.parametrize(
+        ("body", "field"),
+        [
+            ({}, "items"),
+            ([], "items"),
+            ({"items": [{}]}, "items.0.image_url"),
+            ([{"image_url": "http://x/"}, {"image_url": 1}], "items.1.image_url"),
+            ([{"image_url": "http://x/", "colour": "red"}], "items.0.colour"),
+            ([{"image_url": "http://x/", "context": {"gender": "?"}}], "items.0.context.gender"),
+            ({"items": [{"image_url": "http://x/"}] * 10_001}, "items"),
+        ],
+    )
+    def test_wrong_rows_are_named(self, client: FlaskClient, body: Any, field: str) -> None:
+        answer = client.post(URL, json=body)
+        assert (answer.status_code, answer.json["code"]) == (422, "validation_error")
+        assert [error["field"] for error in answer.json["errors"]] == [field]
+
+    @pytest.mark.parametrize("path", ["", "/items"])
+    def test_an_unknown_ingestion(self, client: FlaskClient, path: str) -> None:
+        answer = client.get(f"{URL}/{uuid.uuid4()}{path}")
+        assert (answer.status_code, answer.json["code"]) == (404, "not_found")
+
+    def test_another_content_type_and_a_made_up_cursor(
+        self, client: FlaskClient, store: IngestionStore
+    ) -> None:
+        assert client.post(URL, data="[]", content_type="text/csv").json["code"] == (
+            "unsupported_media"
+        )
+        items = f"{URL}/{new_ingestion(store).ingestion_id}/items"
+        for cursor in ("x", "WyJhIl0", "Wy0xXQ", "WzFlMTAwXQ"):
+            answer = client.get(items, query_string={"cursor": cursor})
+            assert (answer.status_code, answer.json["code"]) == (422, "validation_error")
+
+    def test_an_idempotency_key_accepts_a_list_once(
+        self, client: FlaskClient, photos: Callable[[int], str], database: Database
+    ) -> None:
+        body = [{"image_url": photos(1)}]
+        headers = {"Idempotency-Key": "nightly-1"}
+        first, second = (client.post(URL, json=body, headers=headers) for _ in range(2))
+        assert first.json == second.json
+        assert (first.status_code, second.status_code) == (202, 202)
+        with database.session() as session:
+            assert session.scalar(text("SELECT count(*) FROM ingestions")) == 1
+        other = client.post(URL, json=[{"image_url": photos(2)}], headers=headers)
+        assert other.json["code"] == "idempotency_key_reused"
