@@ -1,12 +1,13 @@
-"""The command line: `vestiary analyze`, `serve`, `worker`, `db upgrade`, `demo`."""
+"""The command line: `vestiary analyze`, `serve`, `worker`, `export`, `db upgrade`, `demo`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -95,6 +96,41 @@ def worker() -> None:
 
     with _container() as container:
         run_worker(container)
+
+
+@app.command()
+def export(
+    out: Annotated[
+        Path,
+        typer.Argument(help=".jsonl, .csv, .parquet or .json (COCO), also with .gz; - for stdout."),
+    ],
+    form: Annotated[
+        Literal["jsonl", "csv", "parquet", "coco"] | None,
+        typer.Option("--format", help="In place of what the file's name says."),
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD=VALUE", help="As in category=dress.")
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(help="Stored at this time (UTC) or later.")
+    ] = None,
+    newest_only: Annotated[
+        bool, typer.Option("--newest-only", help="Of each image its newest analysis; COCO always.")
+    ] = False,
+    embeddings: Annotated[
+        Literal["none", "float16", "float32"],
+        typer.Option(help="In Parquet; JSONL has all or none."),
+    ] = "float32",
+) -> None:
+    """Write stored analyses to a file, all from one moment."""
+    from services.exports import Embeddings, Format, run_export
+
+    chosen = None if form is None else Format(form)
+    with _container() as container:
+        count = run_export(
+            container.database, out, chosen, where or (), since, newest_only, Embeddings(embeddings)
+        )
+    errors.print(f"{count.analyses} analyses with {count.garments} garments exported")
 
 
 @database_app.command()

@@ -21,7 +21,7 @@ MAX_GROUP_BYTES = 16 * 1024**3
 """Of a row group whose every row has the longest text that its rows share."""
 MAX_CELL_CHARS = 1024 * 1024
 
-# pyarrow's own allocator keeps what batches have let go of: 95 MB in place of 22 for a million rows.
+# The default allocator keeps what batches let go of: 95 MB, in place of 22, for a million rows.
 pa.set_memory_pool(pa.system_memory_pool())
 
 
