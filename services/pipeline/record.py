@@ -49,7 +49,8 @@ class Recorder:
         if stored is None:
             stored, created = self._analyze_once(encoded, options, choices, key)
         url = encoded.source_url if source_url is None else source_url
-        if any((source.external_id, source.url) == (external_id, url) for source in stored.sources):
+        known = {(source.external_id, source.url) for source in stored.sources} | {(None, None)}
+        if (external_id, url) in known:
             return stored, created
         self._store.add_source(encoded.sha256, external_id, url)
         return self._store.get(stored.id) or stored, created

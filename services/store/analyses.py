@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, func, select, tuple_
+from sqlalchemy import ColumnElement, Select, exists, func, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload, selectinload
 
@@ -21,6 +21,9 @@ from services.store.records import ImageSource, Page, StoredAnalysis
 from services.store.session import Database
 from services.store.tables import AnalysisRow, GarmentRow, ImageRow, ImageSourceRow, uuid7
 from vision.garments import ImageReport, ModelVersion
+
+# For somebody else's analysis of the same image. One takes a second; this one hangs.
+LONGEST_WAIT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +95,19 @@ class Claim:
 class AnalysisStore:
     """Reads and writes analyses. Safe to share between threads."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, longest_wait_s: int = LONGEST_WAIT_S) -> None:
         self._database = database
+        self._longest_wait_s = longest_wait_s
 
     @contextmanager
     def claim(self, image_sha256: str, models_key: str) -> Iterator[Claim]:
         """Wait until nobody else holds the same claim, on this machine or another, and hold it.
 
-        Ends with the block; nothing is stored unless `Claim.save` was called.
+        Ends with the block; nothing is stored unless `Claim.save` was called. Raises
+        `TransientError` (`store_unavailable`) when that takes longer than a minute.
         """
         with self._database.session() as session:
+            session.execute(text(f"SET LOCAL lock_timeout = '{self._longest_wait_s}s'"))
             lock_id = _lock_id(image_sha256, models_key)
             session.execute(select(func.pg_advisory_xact_lock(lock_id)))
             yield Claim(session, image_sha256, models_key)

@@ -137,6 +137,16 @@ def test_nothing_is_stored_unless_saved(analyses: AnalysisStore) -> None:
     assert analyses.find("a" * 64, "key") is None
 
 
+def test_waiting_for_a_claim_ends(analyses: AnalysisStore, database: Database) -> None:
+    impatient = AnalysisStore(database, longest_wait_s=1)
+    with analyses.claim("a" * 64, "key"):
+        with impatient.claim("a" * 64, "another key"):
+            pass
+        with pytest.raises(TransientError) as caught, impatient.claim("a" * 64, "key"):
+            pytest.fail("two hold the same claim")
+    assert caught.value.code is ErrorCode.STORE_UNAVAILABLE
+
+
 def test_the_unique_constraint_has_the_last_word(
     analyses: AnalysisStore, database: Database
 ) -> None:
