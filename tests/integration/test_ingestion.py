@@ -215,6 +215,34 @@ def test_workers_in_several_processes_share_the_rows(
     assert len(client.get("/v1/analyses?limit=100").json["items"]) == 60
 
 
+def test_the_work_of_a_worker_that_died_is_taken_up(
+    client: FlaskClient, container: Container, photos: Callable[[int], str], database: Database
+) -> None:
+    location = submit(client, [{"image_url": photos(1)}, {"image_url": photos(2)}])
+    with database.session() as session:  # What a power cut leaves behind, an hour later.
+        session.execute(
+            text(
+                "WITH dead AS (INSERT INTO procrastinate_workers (last_heartbeat) "
+                "VALUES (now() - interval '1 hour') RETURNING id) "
+                "UPDATE procrastinate_jobs SET status = 'doing', worker_id = dead.id FROM dead"
+            )
+        )
+        session.execute(
+            text(
+                "UPDATE ingestion_items SET state = 'running', attempts = 1, "
+                "lease_until = now() - interval '58 minutes' WHERE row = 1"
+            )
+        )
+        session.commit()
+    deadline = time.monotonic() + 90
+    while client.get(location).json["state"] != "finished":
+        assert time.monotonic() < deadline
+        run_worker(container, until_empty=True)
+    first, second = rows(client, location)
+    assert (first["state"], first["attempts"]) == ("done", 2)
+    assert (second["state"], second["attempts"]) == ("done", 1)
+
+
 def test_a_waiting_worker_hears_of_new_work_and_stops_on_sigterm(
     client: FlaskClient, photos: Callable[[int], str], database_url: str, httpserver: HTTPServer
 ) -> None:
