@@ -15,11 +15,12 @@ from vision.errors import ErrorCode, PermanentError
 
 BATCH_BYTES = 8 * 1024 * 1024
 MAX_BATCH_ROWS = 2048
-MAX_COLUMN_CHUNK_BYTES = 1024**3
-"""Of one column in one row group, expanded, as the file's own footer has it."""
 MAX_GROUP_BYTES = 16 * 1024**3
-"""Of a row group whose every row has the longest text that its rows share."""
+"""Of a row group as it says itself, or with the longest text its rows share in every row."""
 MAX_CELL_CHARS = 1024 * 1024
+
+# What pyarrow raises for a damaged file, by where it is damaged.
+_DAMAGE = (pa.ArrowException, OSError, LookupError, ValueError)
 
 # The default allocator keeps what batches let go of: 95 MB, in place of 22, for a million rows.
 pa.set_memory_pool(pa.system_memory_pool())
@@ -36,7 +37,7 @@ class ParquetRows:
         self._source = file
         try:
             self._file = pq.ParquetFile(file, buffer_size=1024 * 1024, pre_buffer=False)
-        except (pa.ArrowException, OSError) as error:
+        except _DAMAGE as error:
             raise _invalid(f"not a readable Parquet file: {error}") from error
         self.names: tuple[str, ...] = tuple(self._file.schema_arrow.names)
 
@@ -62,7 +63,7 @@ class ParquetRows:
                 for batch in self._batches(group, columns.names):
                     yield from _records(first + done, batch)
                     done += batch.num_rows
-            except (pa.ArrowException, OSError, PermanentError) as error:
+            except (*_DAMAGE, PermanentError) as error:
                 code = getattr(error, "code", ErrorCode.SOURCE_INCOMPLETE)
                 message = f"rows {first + done} to {first + count - 1} cannot be read: {error}"
                 yield RowProblem(first + done, code, message)
@@ -70,27 +71,24 @@ class ParquetRows:
 
     def _batches(self, group: int, wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """A row group in pieces of at most `BATCH_BYTES`, or of one row."""
+        # Not `metadata.column`: pyarrow 26 ends the process there when a footer is damaged.
         metadata = self._file.metadata.row_group(group)
-        chunks = [
-            chunk
-            for chunk in map(metadata.column, range(metadata.num_columns))
-            if chunk.path_in_schema.partition(".")[0] in wanted
-        ]
-        size = max((chunk.total_uncompressed_size for chunk in chunks), default=0)
+        rows = max(1, metadata.num_rows)
         # What a row can take: its share of the pages, or the longest text they refer to.
-        longest = self._longest_shared_text(group, chunks)
-        if size > MAX_COLUMN_CHUNK_BYTES or longest * metadata.num_rows > MAX_GROUP_BYTES:
+        longest = self._longest_shared_text(group, wanted)
+        if max(metadata.total_byte_size, longest * rows) > MAX_GROUP_BYTES:
             raise PermanentError(ErrorCode.SOURCE_TOO_LARGE, "the row group is too large")
-        row_bytes = max(1, longest, size * len(chunks) // max(1, metadata.num_rows))
-        rows = max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // row_bytes))
-        yield from self._file.iter_batches(rows, row_groups=[group], columns=list(wanted))
+        row_bytes = max(1, longest, metadata.total_byte_size // rows)
+        batch_rows = max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // row_bytes))
+        yield from self._file.iter_batches(batch_rows, row_groups=[group], columns=list(wanted))
 
-    def _longest_shared_text(self, group: int, chunks: Sequence[pq.ColumnChunkMetaData]) -> int:
+    def _longest_shared_text(self, group: int, wanted: Sequence[str]) -> int:
         """Bytes of the longest entry of a dictionary, which rows may repeat without end."""
+        leaves = map(self._file.schema.column, range(len(self._file.schema)))
         paths = [
-            chunk.path_in_schema
-            for chunk in chunks
-            if chunk.has_dictionary_page and chunk.physical_type == "BYTE_ARRAY"
+            leaf.path
+            for leaf in leaves
+            if leaf.physical_type == "BYTE_ARRAY" and leaf.path.partition(".")[0] in wanted
         ]
         if not paths:
             return 0

@@ -32,7 +32,7 @@ MAX_NAME_CHARS = 512
 OPEN_ZIPS = 4
 
 # What a damaged or encrypted member raises, by where it is damaged.
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
 # Of the zip format, APPNOTE.TXT 4.3.14 to 4.3.16; `size` is that of the list of members.
 _END = struct.Struct("<4s4H2LH")
 _END_64_LOCATOR = struct.Struct("<4sLQL")
@@ -81,7 +81,7 @@ def zip_rows(archive: zipfile.ZipFile, path: Path) -> Iterator[CatalogueRow | Ro
     base = path.resolve().as_uri()
     for member in archive.infolist():
         leaf = member.filename.rpartition("/")[2]
-        if member.is_dir() or not _is_photo(leaf) or member.filename.startswith("__MACOSX/"):
+        if not _is_photo(leaf) or member.filename.startswith("__MACOSX/"):
             continue
         number += 1
         problem = _name_problem(member.filename) or _member_problem(archive, member)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import json
 import os
 import threading
+import zipfile
 from pathlib import Path
+from random import Random
 
 import psutil
 import pyarrow as pa
@@ -419,6 +422,50 @@ def test_a_damaged_row_group_costs_only_its_rows() -> None:
     assert good(rows) == [*range(1, 101), *range(201, 301)]
     assert list(bad(rows)) == [101]
     assert bad(rows)[101].startswith("rows 101 to 200 cannot be read")
+
+
+def damaged(content: bytes, random: Random) -> bytes:
+    data = bytearray(content)
+    for _ in range(random.randint(1, 6)):
+        place = random.randrange(len(data) + 1)
+        match random.randrange(4):
+            case 0:
+                data[place : place + 1] = bytes([random.choice([0, 10, 34, 44, 255])])
+            case 1:
+                data[place : place + 1] = random.randbytes(1)
+            case 2:
+                del data[place : place + random.randrange(30)]
+            case 3:
+                data[place:place] = random.randbytes(5)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("form", ["csv", "utf-16", "gzip", "jsonl", "parquet", "zip"])
+def test_damage_anywhere_is_reported_and_never_anything_worse(
+    tmp_path: Path, form: str, seed: int
+) -> None:
+    table = TABLE + "".join(f'"A,{i}",{url(i)},,,"é\n"\n' for i in range(50))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as members:
+        for number in range(5):
+            members.writestr(f"{number}.jpg", bytes([number]) * 50)
+    content = {
+        "csv": table.encode(),
+        "utf-16": table.encode("utf-16"),
+        "gzip": gzip.compress(table.encode()),
+        "jsonl": "\n".join([JSON_LINE] * 20).encode(),
+        "parquet": parquet({"id": list(range(300)), "images": [[url(1)]] * 300}, row_group_size=99),
+        "zip": archive.getvalue(),
+    }[form]
+    random = Random(seed)
+    path = tmp_path / "catalogue"
+    for _ in range(60):
+        path.write_bytes(damaged(content, random))
+        with contextlib.suppress(PermanentError):
+            numbers = [row.row_number for row in read(path)]
+            assert numbers
+            assert numbers == sorted(set(numbers))
 
 
 # Files beside the catalogue.
