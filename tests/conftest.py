@@ -14,12 +14,19 @@ from sqlalchemy import text
 
 from services.api.app import create_app
 from services.bootstrap import Container
+from services.logs import configure_logging
 from services.settings import Settings
 from services.store.analyses import AnalysisStore
 from services.store.embedded import EmbeddedPostgres
 from services.store.session import Database
 from tests.databases import new_database
 from tests.fakes import fake_pipeline
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs() -> None:
+    """Logs as in service: structlog's own format spells out the variables of every traceback."""
+    configure_logging()
 
 
 @pytest.fixture(scope="session")
