@@ -95,6 +95,7 @@ def train_attributes_command(
 
 @app.command("export")
 def export_command(
+    config: ConfigFile,
     checkpoint: Checkpoint,
     data: Annotated[Path, typer.Option(help="Clothing Co-Parsing, to set the serving score.")],
     name: Annotated[str, typer.Option(help="The bundle's name.")] = "style_mask_rcnn",
@@ -102,9 +103,10 @@ def export_command(
     threads: Threads = 0,
 ) -> None:
     """Write a bundle from a checkpoint: graph, serving score, parity with the network."""
+    from style_maskrcnn.config import load_config
     from style_maskrcnn.export import export
 
-    bundle = export(checkpoint, data, weights_dir / name, threads)
+    bundle = export(checkpoint, load_config(config), data, weights_dir / name, threads)
     typer.echo(json.dumps({"bundle": str(bundle.path), "parity": dict(bundle.parity)}))
 
 

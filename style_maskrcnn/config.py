@@ -105,6 +105,17 @@ class InputConfig:
 
 
 @dataclass(frozen=True)
+class OutputConfig:
+    """How answers are read. mask_threshold: probability from which a pixel is inside.
+
+    duplicate_iou: two instances whose masks overlap by at least this are one garment.
+    """
+
+    mask_threshold: float = 0.5
+    duplicate_iou: float = 0.6
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What to learn from. min_instances: tags with fewer in the train split are ignore regions.
 
@@ -174,6 +185,7 @@ class Config:
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     input: InputConfig = field(default_factory=InputConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     attributes: AttributeTrainingConfig = field(default_factory=AttributeTrainingConfig)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from style_maskrcnn.checkpoint import Checkpoint, load_checkpoint
+from style_maskrcnn.config import Config
 from style_maskrcnn.datasets import split_ids
 from style_maskrcnn.evaluate import evaluate_masks, predict_photos
 from style_maskrcnn.network import StyleNetwork
@@ -54,15 +55,22 @@ TOLERANCE: Mapping[str, float] = {
 PARITY_PHOTOS = 12
 
 
-def export(checkpoint_path: Path, data: Path, folder: Path, threads: int = 0) -> Bundle:
+def export(
+    checkpoint_path: Path, config: Config, data: Path, folder: Path, threads: int = 0
+) -> Bundle:
     """Write the bundle in `folder` from a checkpoint.
 
+    config: its `input` and `output` say how the bundle sees photos and reads answers; the network
+    is the checkpoint's.
     The serving score is the one with the best F1 on the `validation` and `calibration` photos at
     `data`; the figures are those of the `test` photos.
 
     Raises `PermanentError` (`bundle_invalid`) when the graph does not answer as its network does.
     """
-    checkpoint = load_checkpoint(checkpoint_path)
+    trained = load_checkpoint(checkpoint_path)
+    checkpoint = replace(
+        trained, config=replace(trained.config, input=config.input, output=config.output)
+    )
     dataset = CcpDataset(data)
     folder.mkdir(parents=True, exist_ok=True)
     export_onnx(checkpoint.network, folder / GRAPH)
@@ -97,6 +105,8 @@ def write(folder: Path, checkpoint: Checkpoint, serving_score: float, parity: Pa
             for g in checkpoint.groups
         ),
         serving_score,
+        mask_threshold=checkpoint.config.output.mask_threshold,
+        duplicate_iou=checkpoint.config.output.duplicate_iou,
     )
     network = checkpoint.config.network
     return write_bundle(

@@ -126,23 +126,22 @@ def postprocess(
 ) -> StyleInstances:
     """Instances of one photo.
 
-    believed_only: keep only instances at or above the serving score that are no second opinion on
-    the pixels of a surer one, as the service does. Otherwise all are kept, since average precision
-    wants the doubtful ones too. Either way believed instances share no pixel.
+    believed_only: as the service wants them: those at or above the serving score that are no second
+    opinion on the pixels of a surer one, and no two share a pixel. Otherwise every candidate with
+    its mask as it is: average precision wants the doubtful ones too, and overlaps resolved in their
+    favour would spoil the masks of others.
     """
     if believed_only:
         raw = raw.best(spec.serving_score, len(raw.scores))
     width, height = source.original_wh
     boxes = source.to_original(raw.boxes)
-    masks = [
-        paste_mask(mask, box, (height, width), spec.mask_threshold)
-        for mask, box in zip(raw.masks, boxes, strict=True)
-    ]
-    believed = believed_instances(masks, raw.scores, spec.serving_score, spec.duplicate_iou)
-    for index, mask in resolve_overlaps({i: masks[i] for i in believed}).items():
-        masks[index] = mask
-    candidates = believed if believed_only else range(len(masks))
-    kept = [i for i in candidates if masks[i].any()]
+    masks = {
+        index: paste_mask(raw.masks[index], boxes[index], (height, width), spec.mask_threshold)
+        for index in range(len(boxes))
+    }
+    if believed_only:
+        masks = resolve_overlaps(without_duplicates(masks, spec.duplicate_iou))
+    kept = [index for index in sorted(masks) if masks[index].any()]
     if not kept:
         return StyleInstances.empty(spec.class_names)
     return StyleInstances(
@@ -182,21 +181,17 @@ def paste_mask(
     return pasted
 
 
-def believed_instances(
-    masks: Sequence[Mask], scores: NDArray[np.float32], min_score: float, duplicate_iou: float
-) -> list[int]:
-    """Indices of sure instances, best first, without those whose mask a surer one already has.
+def without_duplicates(masks: Mapping[int, Mask], duplicate_iou: float) -> dict[int, Mask]:
+    """Masks, surest first by index, without those that a surer instance already has.
 
     The network suppresses duplicates within a tag; here a "blouse" and a "shirt" on the same pixels
     are one garment, and the surer name stays.
     """
-    believed: list[int] = []
-    for index in np.argsort(-scores, kind="stable"):
-        if scores[index] < min_score:
-            break
-        if all(mask_iou(masks[index], masks[other]) < duplicate_iou for other in believed):
-            believed.append(int(index))
-    return believed
+    kept: dict[int, Mask] = {}
+    for index in sorted(masks):
+        if all(mask_iou(masks[index], other) < duplicate_iou for other in kept.values()):
+            kept[index] = masks[index]
+    return kept
 
 
 def resolve_overlaps(masks: Mapping[int, Mask]) -> dict[int, Mask]:

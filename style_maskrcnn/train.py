@@ -149,7 +149,7 @@ class Trainer:
                 if self.at.step % 20 == 0:
                     self._write_log(losses)
                 if int(self.progress * schedule.evaluations) > evaluated:
-                    evaluated += 1
+                    evaluated = int(self.progress * schedule.evaluations)
                     self._evaluate()
                 if time.monotonic() - saved > 60 * schedule.checkpoint_minutes:
                     self._save()
@@ -194,7 +194,7 @@ class Trainer:
         return next(batches)
 
     def _evaluate(self) -> None:
-        spec = output_spec(self.data.labels)
+        spec = output_spec(self.data.labels, self.config)
         found = predict_samples(
             self.averaged, self.data.validation, self.config.input.long_side, spec
         )
@@ -299,9 +299,16 @@ def targets_of(batch: Batch) -> list[Target]:
     ]
 
 
-def output_spec(labels: LabelSet, serving_score: float = 0.5) -> OutputSpec:
-    """How answers are read while nothing has been calibrated yet."""
-    return OutputSpec(labels.class_names, labels.coarse_of_class, (), serving_score)
+def output_spec(labels: LabelSet, config: Config) -> OutputSpec:
+    """How answers are read while no serving score has been chosen yet."""
+    return OutputSpec(
+        labels.class_names,
+        labels.coarse_of_class,
+        (),
+        serving_score=0.5,
+        mask_threshold=config.output.mask_threshold,
+        duplicate_iou=config.output.duplicate_iou,
+    )
 
 
 def predict_samples(

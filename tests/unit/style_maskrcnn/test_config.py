@@ -36,7 +36,7 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("netwrok: {}", "unknown key netwrok in the file; known: network, input, data"),
+        ("netwrok: {}", "unknown key netwrok in the file; known: network, input, output, data"),
         ("schedule: {epoch: 3}", "unknown key epoch in schedule.; known: epochs, batch_size"),
         ("schedule: 3", "schedule. must be a mapping"),
         ("schedule: {epochs: many}", "schedule.epochs must be int, not 'many'"),

@@ -10,13 +10,13 @@ from style_maskrcnn.postprocess import (
     GroupSpec,
     OutputSpec,
     RawOutput,
-    believed_instances,
     mask_box,
     mask_iou,
     paste_mask,
     postprocess,
     predictions,
     resolve_overlaps,
+    without_duplicates,
 )
 from style_maskrcnn.preprocess import InputSpec, NetworkInput, preprocess
 
@@ -124,24 +124,20 @@ def test_mask_iou_by_hand() -> None:
     assert mask_iou(box_mask(0, 0, 0, 0), box_mask(0, 0, 0, 0)) == 0
 
 
-def test_believed_are_sure_and_no_second_opinion() -> None:
-    masks = [
-        box_mask(0, 0, 10, 10),
-        box_mask(0, 0, 10, 9),
-        box_mask(12, 12, 20, 20),
-        box_mask(0, 12, 8, 20),
-    ]
-    scores = np.array([0.7, 0.9, 0.6, 0.2], np.float32)
-    assert believed_instances(masks, scores, 0.5, 0.6) == [1, 2]
+def test_a_second_opinion_on_the_same_pixels_is_dropped() -> None:
+    masks = {0: box_mask(0, 0, 10, 10), 1: box_mask(0, 0, 10, 9), 2: box_mask(0, 0, 10, 5)}
+    # IoU with the surest: .9 and .5.
+    assert list(without_duplicates(masks, 0.6)) == [0, 2]
+    assert without_duplicates({}, 0.6) == {}
 
 
 def test_candidates_keep_their_masks_and_take_none() -> None:
-    answer = raw([[0, 0, 40, 40], [0, 0, 20, 20]], [0.9, 0.1], [0, 1])
+    answer = raw([[0, 0, 40, 40], [0, 0, 20, 20], [0, 0, 40, 39]], [0.9, 0.8, 0.1], [0, 1, 1])
     found = postprocess(answer, source(), SPEC, believed_only=False)
-    assert [mask.area for mask in found.masks] == [1600, 400]
+    assert [mask.area for mask in found.masks] == [1600, 400, 1560]
     served = postprocess(answer, source(), SPEC, believed_only=True)
-    assert served.labels == ("dress",)
-    assert served.masks[0].area == 1600
+    assert served.labels == ("dress", "bag")
+    assert [mask.area for mask in served.masks] == [1200, 400]
 
 
 def test_boxes_are_tightened_to_the_masks() -> None:
