@@ -88,6 +88,7 @@ def train_command(
 
 @app.command("export")
 def export_command(
+    config: ConfigFile,
     checkpoint: Annotated[Path, typer.Option(help="best.pt of a run.")],
     data: Data,
     name: Annotated[str, typer.Option(help="The bundle's name.")] = "garment_detector",
@@ -97,7 +98,7 @@ def export_command(
     _require_detectron2()
     from detection.export import export
 
-    bundle = export(checkpoint, data, weights_dir / name)
+    bundle = export(checkpoint, load_config(config), data, weights_dir / name)
     typer.echo(json.dumps({"bundle": str(bundle.path), "parity": dict(bundle.parity)}))
 
 
@@ -122,6 +123,8 @@ def _require_detectron2() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; a failure we know is one line on stderr and exit status 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # It tells every score it computes, which the commands print as JSON.
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
     try:
         app(args=arguments)
     except (VestiaryError, ConfigError) as error:

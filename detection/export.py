@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import torch
 
-from detection.config import DetectionConfig, config_from_mapping
+from detection.config import ConfigError, DetectionConfig, config_from_mapping
 from detection.datasets import ids_of_split, read_photo
 from detection.evaluate import best_min_score, evaluate, predict_split
 from detection.network import (
@@ -73,17 +73,19 @@ class Parity:
         )
 
 
-def export(checkpoint_path: Path, data: Path, folder: Path) -> Bundle:
+def export(checkpoint_path: Path, config: DetectionConfig, data: Path, folder: Path) -> Bundle:
     """Write the bundle at `folder` from a run's best checkpoint.
 
-    The serving threshold is the one with the highest F1 on the `calibration` and `validation`
-    photos at `data`; the figures are those of the `test` photos.
+    How photos are prepared is `config.inference`, which may have changed since the training. The
+    serving threshold is the one with the highest F1 on the `calibration` and `validation` photos
+    at `data`; the figures are those of the `test` photos.
 
-    Raises `ValueError` when the graph's answers differ from Detectron2's by more than the
-    tolerance.
+    Raises `ConfigError` when the checkpoint is of another network than `config`, and `ValueError`
+    when the graph's answers differ from Detectron2's by more than the tolerance.
     """
     checkpoint = load_checkpoint(checkpoint_path)
-    config = config_from_mapping(checkpoint["config"])
+    if config_from_mapping(checkpoint["config"]).network != config.network:
+        raise ConfigError(f"{checkpoint_path} is of another network than {config.name}")
     network = restored_network(config, checkpoint)
     dataset = CcpDataset(data)
     folder.mkdir(parents=True, exist_ok=True)

@@ -384,7 +384,7 @@ def _interrupted_state(folder: Path, config: DetectionConfig) -> dict[str, Any] 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without what a run may be continued with other values of."""
     schedule = {k: v for k, v in config["schedule"].items() if k not in CHANGEABLE}
-    return {**config, "schedule": schedule}
+    return {"network": config["network"], "augmentation": config["augmentation"], **schedule}
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

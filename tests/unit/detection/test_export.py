@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ pytestmark = pytest.mark.detectron2
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from detection.config import config_to_mapping  # noqa: E402
+from detection.config import ConfigError, config_to_mapping  # noqa: E402
 from detection.export import export, export_graph, measure_parity, restored_network  # noqa: E402
 from detection.network import GarmentFcos, RawOutputs, build_network  # noqa: E402
 from detection.predictor import GarmentDetector  # noqa: E402
@@ -66,7 +67,7 @@ def test_a_small_run_becomes_a_bundle_that_agrees_with_detectron2(
     checkpoint = tmp_path / "best.pt"
     torch.save({"average": network.state_dict(), "config": config_to_mapping(CONFIG)}, checkpoint)
 
-    bundle = export(checkpoint, data, tmp_path / "weights" / "small")
+    bundle = export(checkpoint, CONFIG, data, tmp_path / "weights" / "small")
 
     assert bundle == open_bundle(tmp_path / "weights" / "small", "detection")
     assert bundle.parity["detections"] > 0
@@ -82,7 +83,7 @@ def test_a_graph_of_other_weights_does_not_pass(network: GarmentFcos, tmp_path: 
     data = write_small_set(tmp_path / "ccp.zip")
     checkpoint = tmp_path / "best.pt"
     torch.save({"average": network.state_dict(), "config": config_to_mapping(CONFIG)}, checkpoint)
-    bundle = export(checkpoint, data, tmp_path / "weights" / "small")
+    bundle = export(checkpoint, CONFIG, data, tmp_path / "weights" / "small")
     with torch.no_grad():
         network.head.bbox_pred.bias += 0.5
 
@@ -96,7 +97,16 @@ def test_what_training_writes_can_be_exported(tmp_path: Path) -> None:
     best = train(CONFIG, data, tmp_path / "runs")
     assert best.name == BEST_CHECKPOINT
 
-    bundle = export(best, data, tmp_path / "weights" / "small")
+    bundle = export(best, CONFIG, data, tmp_path / "weights" / "small")
 
     assert bundle.labels["classes"] == list(load_taxonomy().garment_classes)
     assert 0 < float(bundle.output["min_score"]) < 1
+
+
+def test_a_checkpoint_of_another_network_is_refused(network: GarmentFcos, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "best.pt"
+    torch.save({"average": network.state_dict(), "config": config_to_mapping(CONFIG)}, checkpoint)
+    other = dataclasses.replace(CONFIG, network=dataclasses.replace(CONFIG.network, head_convs=3))
+
+    with pytest.raises(ConfigError, match="another network"):
+        export(checkpoint, other, tmp_path / "none.zip", tmp_path / "weights")

@@ -136,7 +136,7 @@ def test_a_known_failure_is_one_line(
     "arguments",
     [
         ("train", "--config", "c.yaml", "--data", "d"),
-        ("export", "--checkpoint", "best.pt", "--data", "d"),
+        ("export", "--config", "c.yaml", "--checkpoint", "best.pt", "--data", "d"),
     ],
 )
 def test_without_detectron2_one_line_says_how_to_install_it(arguments: tuple[str, ...]) -> None:
