@@ -7,11 +7,12 @@ Neural Networks", ICML 2017 (https://arxiv.org/abs/1706.04599). Glossary: N crop
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classification.postprocess import TREE, TREE_LEVELS, Decoder
+from classification.postprocess import TREE_LEVELS, Decoder
 from vision.garments import ATTRIBUTES
 
 ECE_BINS = 15
@@ -23,26 +24,24 @@ def fit_temperatures(
     logits: Mapping[str, NDArray[np.float32]],
     accepted: Mapping[str, NDArray[np.float32]],
 ) -> dict[str, float]:
-    """Head outside the tree → temperature, and `tree` → that of the joint decoding.
+    """Attribute → the temperature with the least negative log-likelihood.
 
     logits: attribute → (N, C). accepted: attribute → (N, C), 1 where a label is a right answer, a
-    row of zeros where nobody labelled it. Each temperature is the one with the least negative log
-    likelihood; the tree's is shared by its three levels.
+    row of zeros where nobody labelled it. The tree's levels are fitted from the root down, since
+    the probabilities of each depend on the temperatures above it.
     """
-    ones = {**dict.fromkeys(ATTRIBUTES, 1.0), TREE: 1.0}
-    groups = {a: (a,) for a in ATTRIBUTES if a not in TREE_LEVELS} | {TREE: TREE_LEVELS}
+    temperatures = dict.fromkeys(ATTRIBUTES, 1.0)
+    flat = [attribute for attribute in ATTRIBUTES if attribute not in TREE_LEVELS]
+    for attribute in (*flat, *TREE_LEVELS):
 
-    def loss_of(group: str, attributes: tuple[str, ...]) -> Callable[[float], float]:
-        def loss(temperature: float) -> float:
-            trial = Decoder(
-                decoder.labels, decoder.parents, ones | {group: temperature}, decoder.thresholds
+        def loss(temperature: float, attribute: str = attribute) -> float:
+            trial = replace(decoder, temperatures=temperatures | {attribute: temperature})
+            return negative_log_likelihood(
+                trial.probabilities(logits)[attribute], accepted[attribute]
             )
-            probabilities = trial.probabilities(logits)
-            return sum(negative_log_likelihood(probabilities[a], accepted[a]) for a in attributes)
 
-        return loss
-
-    return {group: minimise(loss_of(group, attributes)) for group, attributes in groups.items()}
+        temperatures[attribute] = minimise(loss)
+    return temperatures
 
 
 def negative_log_likelihood(
@@ -70,7 +69,7 @@ def expected_calibration_error(
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def minimise(loss: Callable[[float], float], steps: int = 30) -> float:
+def minimise(loss: Callable[[float], float], steps: int = 20) -> float:
     """Where a unimodal function of a positive number is least, by golden section on its log."""
     ratio = (np.sqrt(5) - 1) / 2
     low, high = np.log(_SMALLEST), np.log(_GREATEST)

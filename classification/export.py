@@ -24,7 +24,6 @@ from classification.config import TrainConfig
 from classification.datasets import HOME_PHOTOS, PRODUCTS, PhotoDataset, Sample, encode
 from classification.evaluate import run
 from classification.network import FEATURES, build_network, fold
-from classification.postprocess import TREE, TREE_LEVELS
 from classification.predictor import EMBEDDING, IMAGES, LOGITS_PREFIX, AttributeClassifier
 from classification.preprocess import MEAN, STD, batch_of
 from training import citations
@@ -98,8 +97,7 @@ def export(
     def write(temperatures: Mapping[str, float]) -> Bundle:
         return _write(config, folder, datasets, taxonomy, parity, temperatures, command)
 
-    flat = [attribute for attribute in ATTRIBUTES if attribute not in TREE_LEVELS]
-    draft = write(dict.fromkeys([*flat, TREE], 1.0))
+    draft = write(dict.fromkeys(ATTRIBUTES, 1.0))
     products = next(dataset for dataset in datasets if dataset.layout == PRODUCTS)
     return write(calibrated_temperatures(draft, products, taxonomy))
 

@@ -2,10 +2,12 @@
 
 Article types are the leaves of a tree (article type → subcategory → master category). The three
 heads that see the tree are three opinions on the same leaf, so their log-probabilities are added
-along each leaf's path, and one softmax over the leaves gives every level: a parent's probability
-is the sum of its leaves'. The answer is the best leaf and its own parents.
+along each leaf's path. The joint scores are then read from the root down, each level given its
+parent at a temperature of its own (the three opinions are far from independent, so the sums are too
+sure of the upper levels), and a parent's probability is the sum of its leaves'. The answer is the
+best leaf and its own parents.
 
-Glossary: N crops, C labels of a head, A article types, P labels of a parent level.
+Glossary: N crops, C labels of a head, A article types, S subcategories, P labels of a parent level.
 """
 
 from __future__ import annotations
@@ -25,8 +27,6 @@ Floats = NDArray[np.floating]
 LEAF = "article_type"
 # The tree's levels from the root down: an answer at one needs an answer at those before it.
 TREE_LEVELS = ("master_category", "sub_category", LEAF)
-# The temperature of the joint decoding, beside those of the heads outside the tree.
-TREE = "tree"
 MAX_ALTERNATIVES = 3
 
 
@@ -35,8 +35,8 @@ class Decoder:
     """Turns logits into answers.
 
     labels: attribute → its labels, in the order of the logits. parents: upper tree level → (A,)
-    int, the index of each article type's label at that level. temperatures: head → what its logits
-    are divided by, `tree` for the three of the tree together. thresholds: attribute → the least
+    int, the index of each article type's label at that level. temperatures: attribute → what its
+    logits, or in the tree its joint scores, are divided by. thresholds: attribute → the least
     confidence of an answer; one under it is `unknown`.
     """
 
@@ -64,7 +64,7 @@ class Decoder:
                 scores = _log_softmax(logits[attribute] / self.temperatures[attribute])
                 answers[attribute] = _masked_softmax(scores, [a[attribute] for a in allowed])
         leaves = _masked_softmax(
-            leaf_scores(logits, self.parents) / self.temperatures[TREE],
+            tempered(leaf_scores(logits, self.parents), self.parents, self.temperatures),
             [self._allowed_leaves(a) for a in allowed],
         )
         for level in TREE_LEVELS[:-1]:
@@ -163,6 +163,22 @@ def leaf_scores(
     return scores
 
 
+def tempered(
+    scores: NDArray[np.float64],
+    parents: Mapping[str, NDArray[np.int64]],
+    temperatures: Mapping[str, float],
+) -> NDArray[np.float64]:
+    """(N, A) joint scores → log-probabilities, each level given its parent at its temperature."""
+    sub_of = parents["sub_category"]
+    master_of = np.zeros(sub_of.max() + 1, np.int64)
+    master_of[sub_of] = parents["master_category"]
+    sub_scores = _group_log_sum_exp(scores, sub_of)
+    master_scores = _group_log_sum_exp(sub_scores, master_of)
+    master = _log_softmax(master_scores / temperatures["master_category"])
+    sub = master[:, master_of] + _given_group(sub_scores / temperatures["sub_category"], master_of)
+    return sub[:, sub_of] + _given_group(scores / temperatures[LEAF], sub_of)
+
+
 def marginals(
     leaves: NDArray[np.float64], parent: NDArray[np.int64], count: int
 ) -> NDArray[np.float64]:
@@ -197,6 +213,21 @@ def _masked_softmax(scores: Floats, allowed: Sequence[NDArray[np.bool_]]) -> NDA
     if not len(scores):
         return np.zeros(scores.shape)
     return np.exp(_log_softmax(np.where(np.stack(allowed), scores, -np.inf)))
+
+
+def _given_group(scores: NDArray[np.float64], group: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(N, C) scores → log-probability of each within its group; group: (C,)."""
+    return scores - _group_log_sum_exp(scores, group)[:, group]
+
+
+def _group_log_sum_exp(
+    scores: NDArray[np.float64], group: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """(N, C) scores → (N, P) logs of each group's summed exponentials; group: (C,) below P."""
+    sums = np.full((len(scores), int(group.max()) + 1), -np.inf)
+    for number in np.unique(group):
+        sums[:, number] = np.logaddexp.reduce(scores[:, group == number], axis=1)
+    return sums
 
 
 def _log_softmax(scores: Floats) -> NDArray[np.float64]:

@@ -114,6 +114,6 @@ def decoder_of(bundle: Bundle) -> Decoder:
         parents=parents_of(
             labels, bundle.labels["sub_category_of"], bundle.labels["master_category_of"]
         ),
-        temperatures={k: float(v) for k, v in bundle.output["temperatures"].items()},
+        temperatures={name: float(bundle.output["temperatures"][name]) for name in ATTRIBUTES},
         thresholds={name: float(bundle.output["thresholds"][name]) for name in ATTRIBUTES},
     )

@@ -54,9 +54,7 @@ def write_mean_colour_bundle(folder: Path, *, threshold: float = 0.5, **changes:
         "input": {"height": SIZE_HW[0], "width": SIZE_HW[1]},
         "output": {
             "embedding": 3,
-            "temperatures": dict.fromkeys(
-                ("gender", "base_colour", "season", "usage", "tree"), 1.0
-            ),
+            "temperatures": dict.fromkeys(ATTRIBUTES, 1.0),
             "thresholds": dict.fromkeys(ATTRIBUTES, threshold),
         },
         "metrics": {},

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from classification.postprocess import (
-    TREE,
     TREE_LEVELS,
     Decoder,
     leaf_scores,
     marginals,
     parents_of,
+    tempered,
 )
 from tests.unit.classification.mean_colour import LABELS, MASTER_CATEGORY_OF, SUB_CATEGORY_OF
 from vision.errors import ErrorCode, PermanentError
@@ -31,7 +31,7 @@ def decoder_for(
     return Decoder(
         labels=labels,
         parents=parents_of(labels, sub_category_of, master_category_of),
-        temperatures=dict.fromkeys((*ATTRIBUTES, TREE), 1.0),
+        temperatures=dict.fromkeys(ATTRIBUTES, 1.0),
         thresholds=dict.fromkeys(ATTRIBUTES, 0.0) | thresholds,
     )
 
@@ -77,6 +77,27 @@ def test_leaf_scores_add_log_probabilities_along_the_path():
     scores = leaf_scores(logits_of(**CONFLICT), decoder.parents)
 
     np.testing.assert_allclose(np.exp(scores), [[0.168, 0.056, 0.032, 0.008]])
+
+
+def test_each_level_of_the_tree_has_its_own_temperature():
+    # Leaves Tshirts, Shirts, Jeans, Heels with .4, .2, .2, .2, so Apparel has .8, of which Topwear
+    # has 3/4. At temperature 2 a level's odds become their roots: Apparel to Footwear 4 : 1 gives
+    # 2 : 1, Topwear to Bottomwear 3 : 1 gives √3 : 1, Tshirts to Shirts 2 : 1 gives √2 : 1.
+    scores = np.log([[0.4, 0.2, 0.2, 0.2]])
+    parents = small_decoder().parents
+    warm = dict.fromkeys(TREE_LEVELS, 2.0)
+
+    p = np.exp(tempered(scores, parents, warm))[0]
+
+    apparel, topwear, tshirts = 2 / 3, np.sqrt(3) / (1 + np.sqrt(3)), np.sqrt(2) / (1 + np.sqrt(2))
+    expected = [
+        apparel * topwear * tshirts,
+        apparel * topwear * (1 - tshirts),
+        apparel * (1 - topwear),
+        1 - apparel,
+    ]
+    np.testing.assert_allclose(p, expected)
+    np.testing.assert_allclose(tempered(scores, parents, dict.fromkeys(warm, 1.0)), scores)
 
 
 def test_marginals_sum_the_leaves_of_a_parent():
