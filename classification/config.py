@@ -20,7 +20,8 @@ class TrainConfig:
     """What decides a network's weights, but for the data.
 
     name: of the run and of the bundle. backbone: a key of `network.BACKBONES`. pretrained: start
-    from ImageNet. input_hw: size served and trained last. first_hw: size of the first
+    from ImageNet. start_from: start from the finished weights of the run of this name instead, a
+    warm restart (https://arxiv.org/abs/1608.03983). input_hw: size served and trained last. first_hw: size of the first
     `first_share` of training; a smaller one costs less and costs no accuracy
     (https://arxiv.org/abs/2104.00298). heads: attribute → weight of its loss.
     products_per_batch, home_photos_per_batch: photos of each source in every batch.
@@ -37,6 +38,7 @@ class TrainConfig:
     first_hw: tuple[int, int] = (128, 96)
     first_share: float = 0.0
     pretrained: bool = True
+    start_from: str | None = None
     products_per_batch: int = 64
     home_photos_per_batch: int = 0
     epochs: float = 4

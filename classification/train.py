@@ -348,7 +348,7 @@ def train(config: TrainConfig, datasets: Sequence[PhotoDataset], run: Path) -> P
     keras.utils.set_random_seed(config.seed)
     sources, validation = _load_sources(config, datasets)
     steps = max(1, len(sources[0][0]) // (config.products_per_batch * config.rounds_per_epoch))
-    network = _network(config, steps * config.rounds)
+    network = _network(config, run, steps * config.rounds)
     if done:
         network.load_weights(run / _CHECKPOINT)
         LOGGER.info("going on after round %d, step %d", done, int(network.optimizer.iterations))
@@ -388,15 +388,28 @@ def phases(config: TrainConfig) -> list[tuple[tuple[int, int], int, int]]:
     return [part for part in parts if part[1] < part[2]]
 
 
-def _network(config: TrainConfig, steps: int) -> keras.Model:
+def _network(config: TrainConfig, run: Path, steps: int) -> keras.Model:
     taxonomy = load_taxonomy()
     heads = {head: len(taxonomy.labels_of(head)) for head in config.heads}
     network = build_network(config.backbone, heads, dropout=config.dropout)
-    if config.pretrained:
+    if config.start_from is not None:
+        _load_finished(network, run.parent / config.start_from / WEIGHTS)
+    elif config.pretrained:
         load_pretrained(network)
     compile_network(network, config, steps)
     network.optimizer.build(network.trainable_variables)
     return network
+
+
+def _load_finished(network: keras.Model, weights: Path) -> None:
+    """Weights of another finished run. The network must not be compiled yet: the file holds that
+    run's optimiser too, whose step count would end this run's schedule before it began.
+    """
+    if not weights.is_file():
+        raise PermanentError(
+            ErrorCode.VALIDATION_ERROR, f"start_from: {weights} is missing; finish that run first"
+        )
+    network.load_weights(weights)
 
 
 def _load_sources(

@@ -178,3 +178,23 @@ def test_another_configs_run_is_not_gone_on_with(tmp_path: Path) -> None:
 
     with pytest.raises(PermanentError, match=r"another config .*learning_rate"):
         training.train(replace(CONFIG, learning_rate=1e-4), [], tmp_path)
+
+
+def test_a_warm_restart_takes_the_weights_and_not_the_optimisers_steps(tmp_path: Path) -> None:
+    untrained = replace(CONFIG, pretrained=False)
+    first = training._network(untrained, tmp_path / "first", steps=10)
+    first.optimizer.iterations.assign(7)
+    (tmp_path / "first").mkdir()
+    first.save_weights(tmp_path / "first" / training.WEIGHTS)
+
+    restarted = replace(untrained, start_from="first")
+    second = training._network(restarted, tmp_path / "second", steps=10)
+
+    for expected, weight in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    assert int(second.optimizer.iterations) == 0
+
+
+def test_a_warm_restart_needs_the_finished_run(tmp_path: Path) -> None:
+    with pytest.raises(PermanentError, match="finish that run first"):
+        training._network(replace(CONFIG, start_from="first"), tmp_path / "second", steps=10)
