@@ -1,4 +1,4 @@
-"""The command line: `vestiary analyze`, `serve`, `worker`, `export`, `db upgrade`, `demo`."""
+"""The command line: `vestiary analyze`, `ingest`, `serve`, `worker`, `export`, `demo`, …"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import typer
 from rich.console import Console
@@ -87,6 +88,60 @@ def serve(
     )
     with _reported():
         serve_api(settings)
+
+
+@app.command()
+def ingest(
+    source: Annotated[
+        str,
+        typer.Argument(help="CSV, JSONL, Parquet, a list of URLs, a folder or zip; - for stdin."),
+    ],
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="FIELD=COLUMN", help="As in image_url=foto; repeatable."),
+    ] = None,
+    form: Annotated[
+        Literal["csv", "jsonl", "parquet", "urls", "folder", "zip"] | None,
+        typer.Option("--format", help="In place of what the contents say."),
+    ] = None,
+    encoding: Annotated[str | None, typer.Option(help="In place of the one found out.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Of a CSV.")] = None,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder of the photos that a catalogue names by path.")
+    ] = None,
+    keep_repeats: Annotated[
+        bool, typer.Option("--keep-repeats", help="An external id may stand in several rows.")
+    ] = False,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Analyse again what was analysed before.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try failed photos of an earlier run again.")
+    ] = False,
+    resume: Annotated[
+        UUID | None, typer.Option(metavar="ID", help="The ingestion to go on with.")
+    ] = None,
+    no_work: Annotated[
+        bool, typer.Option("--no-work", help="Only queue; `vestiary worker` does the work.")
+    ] = False,
+) -> None:
+    """Analyse every photo of a catalogue; interrupted, the same command goes on.
+
+    The exit status is 0 when every row is accounted for, also with failed ones, and 130 when
+    interrupted.
+    """
+    from services.ingestion.command import IngestChoices, outcome, run_ingest, summary_table
+    from services.ingestion.sources import read_options
+
+    choices = IngestChoices(refresh, resume, retry_failed, not no_work)
+    with _container() as container:
+        options = read_options(columns or (), form, encoding, delimiter, image_root, keep_repeats)
+        stored = run_ingest(container, source, options, choices)
+    Console().print(summary_table(stored))
+    message, status = outcome(stored, worked=not no_work)
+    errors.print(message)
+    if status:
+        raise typer.Exit(status)
 
 
 @app.command()

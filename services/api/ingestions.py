@@ -62,9 +62,12 @@ def list_items(ingestion_id: uuid.UUID, query_data: IngestionItemQuery) -> Any:
 
 
 def _submit(body: IngestionRequest) -> Answer:
-    items = [NewItem(item.image_url, item.external_id, item.known) for item in body.items]
-    ingestion_id = state().ingestion_queue.submit(items)
-    log.info("ingestion_accepted", ingestion_id=str(ingestion_id), rows=len(items))
+    items = [
+        NewItem(row, item.image_url, item.external_id, item.known)
+        for row, item in enumerate(body.items, start=1)
+    ]
+    ingestion_id = state().ingestion_queue.create(items)
+    log.info("ingestion_accepted", ingestion_id=str(ingestion_id))
     location = url_for("ingestions.get_ingestion", ingestion_id=ingestion_id)
     return Answer(202, {"Location": location}, _ingestion(_existing(ingestion_id)))
 
@@ -80,18 +83,28 @@ def _ingestion(stored: StoredIngestion) -> dict[str, Any]:
     return {
         "id": str(stored.id),
         "created_at": stored.created_at.isoformat(),
-        "state": "finished" if stored.finished else "running",
+        "state": _state(stored),
+        "source": stored.source,
         "total": stored.total,
         "counts": {str(name): count for name, count in stored.counts.items()},
+        "failures": dict(stored.failures),
     }
+
+
+def _state(stored: StoredIngestion) -> str:
+    if not stored.finished:
+        return "running"
+    return "cancelled" if stored.cancelled else "finished"
 
 
 def _item(item: StoredItem) -> dict[str, Any]:
     failed = item.error_code is not None
     return {
         "row": item.row,
+        "photo": item.photo,
         "image_url": item.url,
         "external_id": item.external_id,
+        "product_url": item.product_url,
         "context": dict(item.hints),
         "state": str(item.state),
         "attempts": item.attempts,

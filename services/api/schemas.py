@@ -315,11 +315,16 @@ class Ingestion(BaseModel):
 
     id: uuid.UUID
     created_at: AwareDatetime
-    state: Literal["running", "finished"] = Field(
-        description="`finished` when no row will change any more, whether done or failed."
+    state: Literal["running", "finished", "cancelled"] = Field(
+        description="`finished` when no item will change any more, whether done or failed; "
+        "`cancelled` the same after a cancellation."
     )
-    total: int = Field(description="Rows that were handed in.")
-    counts: dict[ItemState, int] = Field(description="State → how many rows are in it.")
+    source: str | None = Field(description="The catalogue's name, where it came as a file.")
+    total: int = Field(
+        description="Items: one for each photo, and one for each row without a usable photo."
+    )
+    counts: dict[ItemState, int] = Field(description="State → how many items are in it.")
+    failures: dict[str, int] = Field(description="Error code → how many items failed with it.")
 
 
 class ItemError(BaseModel):
@@ -331,13 +336,15 @@ class ItemError(BaseModel):
 
 class IngestionItem(BaseModel):
     row: int = Field(ge=1, description="Place in the list, from 1.")
-    image_url: str
+    photo: int = Field(ge=1, description="Place among the row's photos, from 1.")
+    image_url: str | None = Field(description="Null where the row has no usable photo.")
     external_id: str | None
+    product_url: str | None
     context: dict[str, str]
     state: ItemState
-    attempts: int = Field(ge=0, description="How often the row was begun.")
-    error: ItemError | None = Field(description="Null unless the row failed.")
-    analysis_id: uuid.UUID | None = Field(description="Null unless the row is done.")
+    attempts: int = Field(ge=0, description="How often the item was begun.")
+    error: ItemError | None = Field(description="Null unless the item failed.")
+    analysis_id: uuid.UUID | None = Field(description="Null unless the item is done.")
 
 
 class IngestionItemPage(BaseModel):
@@ -350,8 +357,8 @@ class IngestionItemPage(BaseModel):
 class IngestionItemQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    state: ItemState | None = Field(None, description="Only rows in this state.")
-    limit: int = Field(100, ge=1, le=1000, description="Rows on a page.")
+    state: ItemState | None = Field(None, description="Only items in this state.")
+    limit: int = Field(100, ge=1, le=1000, description="Items on a page.")
     cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
 
 

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -96,7 +97,7 @@ class LocalImages:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._zips: OrderedDict[str, zipfile.ZipFile] = OrderedDict()
+        self._zips: OrderedDict[tuple[str, int, int], zipfile.ZipFile] = OrderedDict()
 
     def read(self, ref: str) -> EncodedImage:
         """Raises `PermanentError`: `source_unreachable` or `_too_large`, a zip's `_incomplete`."""
@@ -120,12 +121,14 @@ class LocalImages:
         return EncodedImage(data)
 
     def _zip(self, file: str) -> zipfile.ZipFile:
-        if file not in self._zips:
-            self._zips[file] = open_zip(Path(file))
+        found = Path(file).stat()
+        key = (file, found.st_mtime_ns, found.st_size)  # A file replaced by another is that one.
+        if key not in self._zips:
+            self._zips[key] = open_zip(Path(file))
             if len(self._zips) > OPEN_ZIPS:
                 self._zips.popitem(last=False)[1].close()
-        self._zips.move_to_end(file)
-        return self._zips[file]
+        self._zips.move_to_end(key)
+        return self._zips[key]
 
     def close(self) -> None:
         while self._zips:
@@ -141,6 +144,30 @@ class LocalImages:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class LocalImagesPool:
+    """One `LocalImages` for each thread that asks at a time; opening a large zip takes a second."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._spare: list[LocalImages] = []
+
+    @contextmanager
+    def borrow(self) -> Iterator[LocalImages]:
+        """For this thread alone until the block ends."""
+        try:
+            images = self._spare.pop()
+        except IndexError:
+            images = LocalImages(self._max_bytes)
+        try:
+            yield images
+        finally:
+            self._spare.append(images)
+
+    def close(self) -> None:
+        while self._spare:
+            self._spare.pop().close()
 
 
 def _row(number: int, name: str, ref: str) -> CatalogueRow:

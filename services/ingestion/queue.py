@@ -1,25 +1,24 @@
-"""Handing ingestions in: rows and jobs, in one transaction."""
+"""Handing ingestions in: items and jobs, in one transaction."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 from procrastinate.contrib.sqlalchemy import SQLAlchemyPsycopg2Connector
 
-from services.ingestion.tasks import INGEST_CHUNK, queue_app
-from services.store.ingestions import Chunk, IngestionStore, NewItem
+from services.ingestion.tasks import INGEST_CHUNK, queue_app, queue_of
+from services.store.ingestions import Chunk, IngestionStore, NewIngestion, NewItem
 from services.store.session import Database
-
-# Enough that the queue's bookkeeping is nothing beside the work, few enough that workers share a
-# list of a few hundred evenly.
-CHUNK_SIZE = 20
 
 
 class IngestionQueue:
-    """Accepts lists of images. Jobs are written on the connection that writes the rows, so there
-    is never a row without a job or a job without a row.
+    """Accepts lists of images. Jobs are written on the connection that writes the items, so there
+    is never an item without a job or a job without an item.
+
+    Its methods are those of `IngestionStore` that make work, under the same names.
     """
 
     def __init__(self, database: Database) -> None:
@@ -28,17 +27,29 @@ class IngestionQueue:
         connector.open(database.engine)
         self._app = queue_app(connector)
 
-    def submit(self, items: Sequence[NewItem]) -> uuid.UUID:
-        """Store and queue; returns the ingestion's id. The work has then not begun."""
-        return self._store.create(items, CHUNK_SIZE, self._enqueue)
+    def create(
+        self, items: Iterable[NewItem], source: str | None = None, max_items: int | None = None
+    ) -> uuid.UUID:
+        return self._store.create(items, self._enqueue, NewIngestion(source=source), max_items)
+
+    def append(self, ingestion_id: uuid.UUID, after_row: int, batch: Sequence[NewItem]) -> bool:
+        return self._store.append(ingestion_id, after_row, batch, self._enqueue)
+
+    def retry_failed(self, ingestion_id: uuid.UUID) -> int:
+        return self._store.retry_failed(ingestion_id, self._enqueue)
+
+    def requeue(self, ingestion_id: uuid.UUID, files_host: str | None) -> None:
+        self._store.requeue(ingestion_id, files_host, self._enqueue)
 
     def _enqueue(self, connection: Any, chunks: Sequence[Chunk]) -> None:
-        jobs: list[dict[str, Any]] = [
-            {
-                "ingestion_id": str(chunk.ingestion_id),
-                "first_row": chunk.first_row,
-                "last_row": chunk.last_row,
-            }
-            for chunk in chunks
-        ]
-        self._app.tasks[INGEST_CHUNK].configure(connection=connection).batch_defer(*jobs)
+        for host, group in groupby(chunks, key=lambda chunk: chunk.files_host):
+            jobs: list[dict[str, Any]] = [
+                {
+                    "ingestion_id": str(chunk.ingestion_id),
+                    "first_row": chunk.first_row,
+                    "last_row": chunk.last_row,
+                }
+                for chunk in group
+            ]
+            task = self._app.tasks[INGEST_CHUNK]
+            task.configure(connection=connection, queue=queue_of(host)).batch_defer(*jobs)

@@ -26,7 +26,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from services.ingestion.columns import ColumnMap, has_image_column, map_columns, read_row
+from services.ingestion.columns import FIELDS, ColumnMap, has_image_column, map_columns, read_row
 from services.ingestion.delimited import DelimitedRows, sniff_header
 from services.ingestion.formats import Format, binary_format, text_format, unsupported
 from services.ingestion.jsonlines import JsonRows
@@ -69,6 +69,34 @@ class ReadOptions:
 
 
 DEFAULT_OPTIONS = ReadOptions()
+
+
+def read_options(
+    columns: Sequence[str] = (),
+    form: str | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    image_root: Path | None = None,
+    keep_repeats: bool = False,
+) -> ReadOptions:
+    """Options as they stand on a command line; columns: `FIELD=COLUMN`, a field several times.
+
+    Raises `PermanentError` (`validation_error`); whether the catalogue has them shows later.
+    """
+    mapping: dict[str, list[str]] = {}
+    for column in columns:
+        name, equals, value = column.partition("=")
+        if not (equals and name and value):
+            raise _invalid(f"{column!r} is no mapping; FIELD=COLUMN is, of {', '.join(FIELDS)}")
+        mapping.setdefault(name, []).append(value)
+    return ReadOptions(
+        format=None if form is None else Format(form),
+        columns=mapping,
+        encoding=encoding,
+        delimiter=delimiter,
+        image_root=image_root,
+        repeats="keep" if keep_repeats else "report",
+    )
 
 
 class Catalogue:

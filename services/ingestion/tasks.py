@@ -1,11 +1,12 @@
-"""What the queue carries, and what is done about it: chunks of an ingestion, row by row.
+"""What the queue carries, and what is done about it: chunks of an ingestion, item by item.
 
-A job names a chunk; the rows' states are in `services.store.ingestions`. So a job may run twice,
-or after a crash in the middle: it takes up the rows that still wait.
+A job names a chunk; the items' states are in `services.store.ingestions`. So a job may run twice,
+or after a crash in the middle: it takes up the items that still wait.
 """
 
 from __future__ import annotations
 
+import platform
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,18 +17,21 @@ from procrastinate import App, BaseRetryStrategy, JobContext, RetryDecision
 from procrastinate.connector import BaseConnector
 from procrastinate.jobs import Job
 
+from services.ingestion.photos import LocalImages, LocalImagesPool
 from services.pipeline.run import AnalysisOptions
-from services.store.ingestions import Chunk, IngestionStore, StoredItem
+from services.store.ingestions import START, Chunk, IngestionStore, StoredItem, Terms
 from vision.errors import ErrorCode, PermanentError, TransientError
+from vision.image import EncodedImage
 
 if TYPE_CHECKING:
     from services.bootstrap import Container
 
 QUEUE = "ingestion"
 CONTAINER = "container"
-"""Name under which the worker hands its container to the tasks."""
+FILES = "files"
+"""Names under which the worker hands its container and its `LocalImagesPool` to the tasks."""
 
-# Fetch and analysis together take ten seconds at most; a row in hand for longer was dropped.
+# Fetch and analysis together take ten seconds at most; an item in hand for longer was dropped.
 LEASE = timedelta(minutes=2)
 
 INGEST_CHUNK = "ingest_chunk"
@@ -37,15 +41,19 @@ log = structlog.get_logger(__name__)
 
 
 class ChunkUnfinishedError(Exception):
-    """Rows of the chunk wait for another try, or another worker has them."""
+    """Items of the chunk wait for another try, or another worker has them."""
+
+
+class ChunkInterruptedError(Exception):
+    """The worker was told to stop; the chunk's other items are anybody's."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy(BaseRetryStrategy):
-    """How often a row is tried, and how long a chunk with waiting rows rests before its next run.
+    """How often an item is tried, and how long a chunk with waiting items rests between its runs.
 
     The rest after run n is `first_rest_s · factor^n`, at most `longest_rest_s`. Runs are not
-    counted against a chunk: each of its rows ends after `attempts` tries.
+    counted against a chunk: each of its items ends after `attempts` tries.
     """
 
     attempts: int = 3
@@ -57,7 +65,9 @@ class RetryPolicy(BaseRetryStrategy):
         return min(self.longest_rest_s, self.first_rest_s * self.factor ** min(runs, 16))
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
-        """Again for rows that wait and for a store that was away; any other error is a bug."""
+        """Again for items that wait and for a store that was away; any other error is a bug."""
+        if isinstance(exception, ChunkInterruptedError):
+            return RetryDecision(retry_in={"milliseconds": 0})
         if not isinstance(exception, ChunkUnfinishedError | TransientError):
             return None
         return RetryDecision(retry_in={"milliseconds": round(self.rest_s(job.attempts) * 1000)})
@@ -77,18 +87,39 @@ def queue_app(connector: BaseConnector) -> App:
     return app
 
 
+def queue_of(host: str | None) -> str:
+    """The queue of jobs for one machine, or for all: files are read where they lie."""
+    return QUEUE if host is None else f"{QUEUE}@{host}"
+
+
+def this_host() -> str:
+    return platform.node()
+
+
 def ingest_chunk(context: JobContext, ingestion_id: str, first_row: int, last_row: int) -> None:
-    """Work on the chunk's waiting rows, each once. Raises when rows still wait after that."""
+    """Work on the chunk's waiting items, each once. Raises when items still wait after that.
+
+    A worker that is told to stop finishes the item in hand.
+    """
     container: Container = context.additional_context[CONTAINER]
     store = IngestionStore(container.database)
     chunk = Chunk(uuid.UUID(ingestion_id), first_row, last_row)
-    row = 0
-    while (item := store.begin_next(chunk, row, LEASE)) is not None:
-        row = item.row
-        ingest_item(container, store, item)
+    terms = store.terms(chunk.ingestion_id)
+    done = START
+    pool: LocalImagesPool = context.additional_context[FILES]
+    with pool.borrow() as files:
+        source = ImageSource(container, files if terms.files else None)
+        while not context.should_abort():
+            item = store.begin_next(chunk, done, LEASE)
+            if item is None:
+                break
+            ingest_item(container, store, item, source, terms)
+            done = item.position
     unfinished = store.unfinished(chunk)
+    if unfinished and context.should_abort():
+        raise ChunkInterruptedError(f"{unfinished} items")
     if unfinished:
-        raise ChunkUnfinishedError(f"{unfinished} rows")
+        raise ChunkUnfinishedError(f"{unfinished} items")
 
 
 async def requeue_stalled(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
@@ -99,23 +130,43 @@ async def requeue_stalled(context: JobContext, timestamp: int) -> None:  # noqa:
         await manager.retry_job(job)
 
 
-def ingest_item(container: Container, store: IngestionStore, item: StoredItem) -> None:
-    """Fetch and analyse one row, and store how it went.
+@dataclass(frozen=True)
+class ImageSource:
+    """Where pictures come from: URLs, and files only for ingestions that were begun at a shell.
 
-    Raises `TransientError` (`store_unavailable`) only: that is not the row's fault, which stays
+    files: None where a `file:` reference is a stranger's, and as bad a URL as any.
+    """
+
+    container: Container
+    files: LocalImages | None
+
+    def read(self, url: str) -> EncodedImage:
+        """Raises what `Fetcher.fetch` and `LocalImages.read` raise."""
+        if self.files is not None and url.startswith("file:"):
+            return self.files.read(url)
+        return self.container.fetcher.fetch(url)
+
+
+def ingest_item(
+    container: Container, store: IngestionStore, item: StoredItem, source: ImageSource, terms: Terms
+) -> None:
+    """Read and analyse one picture, and store how it went.
+
+    Raises `TransientError` (`store_unavailable`) only: that is not the item's fault, which stays
     in hand until its lease ends.
     """
+    assert item.url is not None  # Items without one have failed from the start.
     if item.attempts > RETRY.attempts:
         # It was begun as often as allowed, and never ended: it takes its worker down with it.
         store.fail(item, ErrorCode.MODEL_UNAVAILABLE, "the worker stopped while working on it")
         return
     try:
-        encoded = container.fetcher.fetch(item.url)
         stored, _ = container.recorder.record(
-            encoded,
+            source.read(item.url),
             AnalysisOptions(context=item.hints),
             external_id=item.external_id,
             source_url=item.url,
+            not_before=terms.not_before,
         )
     except PermanentError as error:
         store.fail(item, error.code, error.message)
@@ -130,9 +181,9 @@ def ingest_item(container: Container, store: IngestionStore, item: StoredItem) -
             store.fail(item, error.code, error.message)
         log.info("item_postponed" if again else "item_failed", item=str(item.id), code=error.code)
     except Exception:
-        # One row that meets a bug must not keep the rows behind it from being done.
+        # One item that meets a bug must not keep those behind it from being done.
         log.exception("item_crashed", item=str(item.id))
-        store.fail(item, "internal_error", "something went wrong here; the log has the row's id")
+        store.fail(item, "internal_error", "something went wrong here; the log has the item's id")
     else:
         store.finish(item, stored.id)
         log.info("item_done", item=str(item.id), analysis_id=str(stored.id))

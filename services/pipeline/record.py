@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from services.pipeline.report_json import report_as_json
@@ -32,12 +33,14 @@ class Recorder:
         *,
         external_id: str | None = None,
         source_url: str | None = None,
+        not_before: datetime | None = None,
     ) -> tuple[StoredAnalysis, bool]:
         """The stored analysis, and whether it was made now.
 
         Of several callers with the same image and options, in any process on any machine, one
         analyses and the others wait for its result. The image's source (`source_url`, or where it
-        was fetched from) is remembered in either case.
+        was fetched from) is remembered in either case. not_before: a stored analysis that is older
+        is made again.
 
         Raises `PermanentError` for bytes that are no usable image, and `TransientError`
         (`store_unavailable`).
@@ -46,8 +49,8 @@ class Recorder:
         key = models_key(self._pipeline.models, choices)
         stored = self._store.find(encoded.sha256, key)
         created = False
-        if stored is None:
-            stored, created = self._analyze_once(encoded, options, choices, key)
+        if stored is None or _is_stale(stored, not_before):
+            stored, created = self._analyze_once(encoded, options, choices, key, not_before)
         url = encoded.source_url if source_url is None else source_url
         known = {(source.external_id, source.url) for source in stored.sources} | {(None, None)}
         if (external_id, url) in known:
@@ -56,17 +59,28 @@ class Recorder:
         return self._store.get(stored.id) or stored, created
 
     def _analyze_once(
-        self, encoded: EncodedImage, options: AnalysisOptions, choices: Mapping[str, Any], key: str
+        self,
+        encoded: EncodedImage,
+        options: AnalysisOptions,
+        choices: Mapping[str, Any],
+        key: str,
+        not_before: datetime | None,
     ) -> tuple[StoredAnalysis, bool]:
         with self._store.claim(encoded.sha256, key) as claim:
             stored = claim.find()
-            if stored is not None:
+            if stored is not None and not _is_stale(stored, not_before):
                 return stored, False
             report = self._pipeline.analyze(encoded, options)
+            if stored is not None:
+                claim.supersede()
             image_format = sniff(encoded.data[:12])
             assert image_format is not None  # The pipeline has decoded it.
             image = ImageFile(encoded.sha256, len(encoded.data), image_format.lower())
             return claim.save(report, image, choices)
+
+
+def _is_stale(stored: StoredAnalysis, not_before: datetime | None) -> bool:
+    return not_before is not None and stored.created_at < not_before
 
 
 def canonical_options(options: AnalysisOptions) -> dict[str, Any]:

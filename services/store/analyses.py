@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, func, select, text, tuple_
+from sqlalchemy import ColumnElement, Select, exists, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, joinedload, selectinload
 
@@ -74,6 +74,21 @@ class Claim:
     def find(self) -> StoredAnalysis | None:
         """The analysis, if it was stored before the claim was granted."""
         return _one(self._session, _of_key(self._image_sha256, self._models_key))
+
+    def supersede(self) -> None:
+        """Make room for a newer report of the same models; the older one stays readable by its id,
+        with the corrections people made to it. Undone unless `save` follows.
+        """
+        image_id = select(ImageRow.id).where(ImageRow.sha256 == self._image_sha256)
+        key = func.concat(AnalysisRow.models_key, ":superseded:", AnalysisRow.id)
+        self._session.execute(
+            update(AnalysisRow)
+            .where(
+                AnalysisRow.image_id == image_id.scalar_subquery(),
+                AnalysisRow.models_key == self._models_key,
+            )
+            .values(models_key=key)
+        )
 
     def save(
         self, report: ImageReport, image: ImageFile, options: Mapping[str, Any]

@@ -1,66 +1,128 @@
-"""Ingestions: lists of images to analyse, and where each row of them stands.
+"""Ingestions: lists of images to analyse, and where each of them stands.
 
-The state of a row lives here, not in the queue: the queue only carries which rows to look at.
+An item is one photo of one row. A row's photos are items of their own, with the same row number
+and external id: each has its own fate (one of five links is dead), its own retries and its own
+analysis, and the reports of a product are found together by its external id. A row that names no
+usable photo is one item, failed from the start, so that every row ends as an item.
+
+The state of an item lives here, not in the queue: the queue only carries which rows to look at.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
+from sqlalchemy.orm import Session
 
 from services.store.cursor import decode_cursor, encode_cursor
 from services.store.records import IngestionItemState, Page
 from services.store.session import Database
 from services.store.tables import IngestionItemRow, IngestionRow, uuid7
+from vision.errors import ErrorCode, PermanentError
+
+# Enough that the queue's bookkeeping is nothing beside the work, few enough that workers share a
+# list of a few hundred evenly.
+CHUNK_ITEMS = 20
+BATCH_ITEMS = 1000
+"""Written at once; a megabyte or so of memory."""
+PAGE_ITEMS = 1000
+
+UNFINISHED = (IngestionItemState.PENDING, IngestionItemState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """A row to ingest. hints: known attribute → label."""
+    """A photo to ingest, or (with error_code) a row that has none. row, photo: places, from 1.
 
-    url: str
-    external_id: str | None
-    hints: Mapping[str, str]
+    url: None only with an error. hints: known attribute → label.
+    """
+
+    row: int
+    url: str | None
+    external_id: str | None = None
+    hints: Mapping[str, str] = field(default_factory=dict)
+    photo: int = 1
+    product_url: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewIngestion:
+    """A catalogue about to be read. See `services.store.tables.IngestionRow`."""
+
+    source: str | None = None
+    source_digest: str | None = None
+    files_host: str | None = None
+    refresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive rows of an ingestion, both ends included: what one job works on."""
+    """Consecutive rows of an ingestion, both ends included: what one job works on.
+
+    files_host: the machine that has to do it, because the rows name files; None for any.
+    """
 
     ingestion_id: uuid.UUID
     first_row: int
     last_row: int
+    files_host: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StoredIngestion:
-    """counts: every state → how many rows are in it."""
+    """counts: every state → how many items are in it. failures: error code → how many items.
+
+    See `services.store.tables.IngestionRow` for the rest.
+    """
 
     id: uuid.UUID
     created_at: datetime
     total: int
+    source: str | None
+    source_digest: str | None
+    files_host: str | None
+    reading: bool
+    read_rows: int
+    refresh: bool
+    cancelled: bool
     counts: Mapping[IngestionItemState, int]
+    failures: Mapping[str, int]
 
     @property
     def finished(self) -> bool:
-        """Whether no row will change any more."""
-        unfinished = (IngestionItemState.PENDING, IngestionItemState.RUNNING)
-        return not any(self.counts[state] for state in unfinished)
+        """Whether no item will change any more, and none will come."""
+        return not self.reading and not any(self.counts[state] for state in UNFINISHED)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """One row. attempts: how often it was begun. error_code, error_message: when it failed."""
+    """One item. attempts: how often it was begun. error_code, error_message: when it failed."""
 
     id: uuid.UUID
     row: int
-    url: str
+    photo: int
+    url: str | None
     external_id: str | None
+    product_url: str | None
     hints: Mapping[str, str]
     state: IngestionItemState
     attempts: int
@@ -68,6 +130,26 @@ class StoredItem:
     error_message: str | None
     analysis_id: uuid.UUID | None
 
+    @property
+    def position(self) -> Position:
+        return self.row, self.photo
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for every item of an ingestion.
+
+    files: whether items may name files of the machine that works on them. not_before: analyses
+    that are older are made again.
+    """
+
+    files: bool
+    not_before: datetime | None
+
+
+Position = tuple[int, int]
+"""Row and photo: the order of a list's items."""
+START: Position = (0, 0)
 
 Enqueue = Callable[[Any, Sequence[Chunk]], None]
 """Puts jobs for chunks into the queue, on the database connection it is given."""
@@ -79,30 +161,76 @@ class IngestionStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, items: Sequence[NewItem], chunk_size: int, enqueue: Enqueue) -> uuid.UUID:
-        """Store the rows and queue the work on them, both or neither."""
+    def create(
+        self,
+        items: Iterable[NewItem],
+        enqueue: Enqueue,
+        new: NewIngestion = NewIngestion(),
+        max_items: int | None = None,
+    ) -> uuid.UUID:
+        """Store a whole list, as it streams in, and queue the work on it: all of it or nothing.
+
+        items: in order of row and photo. Raises `PermanentError` (`source_too_large`) for more
+        than `max_items`, and whatever `items` raises.
+        """
         with self._database.session() as session:
-            ingestion = IngestionRow(id=uuid7(), total=len(items))
+            ingestion = _ingestion_row(new)
             session.add(ingestion)
             session.flush()
-            rows = [
-                {
-                    "ingestion_id": ingestion.id,
-                    "row": row,
-                    "url": item.url,
-                    "external_id": item.external_id,
-                    "hints": dict(item.hints),
-                }
-                for row, item in enumerate(items, start=1)
-            ]
-            session.execute(insert(IngestionItemRow), rows)
-            chunks = [
-                Chunk(ingestion.id, first, min(first + chunk_size - 1, len(items)))
-                for first in range(1, len(items) + 1, chunk_size)
-            ]
-            enqueue(session.connection(), chunks)
+            for batch in batches(items):
+                _add(session, ingestion, batch, enqueue)
+                if max_items is not None and ingestion.total > max_items:
+                    message = f"more than the {max_items:,} photos that one list may have"
+                    raise PermanentError(ErrorCode.SOURCE_TOO_LARGE, message)
             session.commit()
             return ingestion.id
+
+    def begin_reading(self, new: NewIngestion) -> uuid.UUID:
+        """An ingestion whose items come by `append`."""
+        with self._database.session() as session:
+            ingestion = _ingestion_row(new)
+            ingestion.reading = True
+            session.add(ingestion)
+            session.commit()
+            return ingestion.id
+
+    def append(
+        self, ingestion_id: uuid.UUID, after_row: int, batch: Sequence[NewItem], enqueue: Enqueue
+    ) -> bool:
+        """Store the items of whole rows that come after `after_row`, and queue the work on them.
+
+        False, and nothing is stored, unless the ingestion is being read and `after_row` is the last
+        row it has: it was cancelled, or somebody else is reading into it.
+        """
+        with self._database.session() as session:
+            ingestion = _locked(session, ingestion_id)
+            if not ingestion.reading or ingestion.read_rows != after_row:
+                return False
+            _add(session, ingestion, batch, enqueue)
+            session.commit()
+            return True
+
+    def end_reading(self, ingestion_id: uuid.UUID) -> None:
+        """No item will come any more."""
+        with self._database.session() as session:
+            _locked(session, ingestion_id).reading = False
+            session.commit()
+
+    def find_by_source(self, source_digest: str, refresh: bool) -> StoredIngestion | None:
+        """The newest ingestion of a source that was not cancelled."""
+        newest = (
+            select(IngestionRow.id)
+            .where(
+                IngestionRow.source_digest == source_digest,
+                IngestionRow.refresh == refresh,
+                IngestionRow.cancelled_at.is_(None),
+            )
+            .order_by(IngestionRow.created_at.desc(), IngestionRow.id.desc())
+            .limit(1)
+        )
+        with self._database.session() as session:
+            found = session.scalar(newest)
+        return None if found is None else self.get(found)
 
     def get(self, ingestion_id: uuid.UUID) -> StoredIngestion | None:
         with self._database.session() as session:
@@ -110,17 +238,132 @@ class IngestionStore:
             if ingestion is None:
                 return None
             counted = session.execute(
-                select(IngestionItemRow.state, func.count())
+                select(IngestionItemRow.state, IngestionItemRow.error_code, func.count())
                 .where(IngestionItemRow.ingestion_id == ingestion_id)
-                .group_by(IngestionItemRow.state)
-            )
-            found = {row[0]: row[1] for row in counted}
+                .group_by(IngestionItemRow.state, IngestionItemRow.error_code)
+            ).all()
+        counts = dict.fromkeys(IngestionItemState, 0)
+        failures: dict[str, int] = {}
+        for state, code, count in counted:
+            counts[state] += count
+            if code is not None:
+                failures[code] = count
         return StoredIngestion(
             id=ingestion.id,
             created_at=ingestion.created_at,
             total=ingestion.total,
-            counts={state: found.get(state, 0) for state in IngestionItemState},
+            source=ingestion.source,
+            source_digest=ingestion.source_digest,
+            files_host=ingestion.files_host,
+            reading=ingestion.reading,
+            read_rows=ingestion.read_rows,
+            refresh=ingestion.refresh,
+            cancelled=ingestion.cancelled_at is not None,
+            counts=counts,
+            failures=dict(sorted(failures.items())),
         )
+
+    def terms(self, ingestion_id: uuid.UUID) -> Terms:
+        with self._database.session() as session:
+            ingestion = session.get_one(IngestionRow, ingestion_id)
+        return Terms(
+            files=ingestion.files_host is not None,
+            not_before=ingestion.created_at if ingestion.refresh else None,
+        )
+
+    def cancel(self, ingestion_id: uuid.UUID) -> None:
+        """Waiting items are cancelled, no more are read; items in hand are ended as they turn out.
+
+        Changes nothing about an ingestion that is finished or cancelled.
+        """
+        with self._database.session() as session:
+            ingestion = _locked(session, ingestion_id)
+            cancelled = session.execute(
+                update(IngestionItemRow)
+                .where(IngestionItemRow.ingestion_id == ingestion_id, _waiting())
+                .values(state=IngestionItemState.CANCELLED, lease_until=None)
+            )
+            in_hand = select(func.count()).where(
+                IngestionItemRow.ingestion_id == ingestion_id,
+                IngestionItemRow.state == IngestionItemState.RUNNING,
+            )
+            if cancelled.rowcount or ingestion.reading or session.scalar(in_hand):  # type: ignore[attr-defined]
+                ingestion.cancelled_at = ingestion.cancelled_at or datetime.now(UTC)
+                ingestion.reading = False
+            session.commit()
+
+    def retry_failed(self, ingestion_id: uuid.UUID, enqueue: Enqueue) -> int:
+        """Failed items wait again, as if new; returns how many.
+
+        Rows without a photo stay as they are: their catalogue has to be put right.
+        """
+        again = (
+            update(IngestionItemRow)
+            .where(
+                IngestionItemRow.ingestion_id == ingestion_id,
+                IngestionItemRow.state == IngestionItemState.FAILED,
+                IngestionItemRow.url.is_not(None),
+            )
+            .values(
+                state=IngestionItemState.PENDING, attempts=0, error_code=None, error_message=None
+            )
+            .returning(IngestionItemRow.row)
+            .cte("again")
+        )
+        with self._database.session() as session:
+            ingestion = _locked(session, ingestion_id)
+            ranges = session.execute(_ranges(select(again.c.row))).all()
+            enqueue(session.connection(), _chunks_of(ingestion, ranges))
+            session.commit()
+        return sum(count for _, _, count in ranges)
+
+    def requeue(self, ingestion_id: uuid.UUID, files_host: str | None, enqueue: Enqueue) -> None:
+        """Queue all unfinished work anew, in place of what is in the queue.
+
+        For an ingestion that is resumed: its jobs may wait for a machine that is gone, or have
+        met a bug. files_host: the machine that has the files now.
+        """
+        with self._database.session() as session:
+            ingestion = _locked(session, ingestion_id)
+            if ingestion.files_host is not None:
+                ingestion.files_host = files_host
+            session.execute(
+                text(
+                    "DELETE FROM procrastinate_jobs WHERE status IN ('todo', 'failed') "
+                    "AND args ->> 'ingestion_id' = :id"
+                ),
+                {"id": str(ingestion_id)},
+            )
+            rows = select(IngestionItemRow.row).where(
+                IngestionItemRow.ingestion_id == ingestion_id,
+                IngestionItemRow.state.in_(UNFINISHED),
+            )
+            ranges = session.execute(_ranges(rows)).all()
+            enqueue(session.connection(), _chunks_of(ingestion, ranges))
+            session.commit()
+
+    def failures(self, ingestion_id: uuid.UUID) -> Iterator[StoredItem]:
+        """Every failed item, in order, in memory that does not grow; holds no connection while
+        the caller takes its time.
+        """
+        after = START
+        while True:
+            statement = (
+                select(IngestionItemRow)
+                .where(
+                    IngestionItemRow.ingestion_id == ingestion_id,
+                    IngestionItemRow.state == IngestionItemState.FAILED,
+                    _after(after),
+                )
+                .order_by(IngestionItemRow.row, IngestionItemRow.photo)
+                .limit(PAGE_ITEMS)
+            )
+            with self._database.session() as session:
+                page = [_item(row) for row in session.scalars(statement)]
+            yield from page
+            if len(page) < PAGE_ITEMS:
+                return
+            after = page[-1].position
 
     def items(
         self,
@@ -134,23 +377,24 @@ class IngestionStore:
         """
         statement = select(IngestionItemRow).where(IngestionItemRow.ingestion_id == ingestion_id)
         if cursor is not None:
-            statement = statement.where(IngestionItemRow.row > decode_cursor(cursor, _row_number))
+            statement = statement.where(_after(decode_cursor(cursor, _position)))
         if state is not None:
             statement = statement.where(IngestionItemRow.state == state)
         with self._database.session() as session:
-            rows = session.scalars(statement.order_by(IngestionItemRow.row).limit(limit + 1)).all()
+            ordered = statement.order_by(IngestionItemRow.row, IngestionItemRow.photo)
+            rows = session.scalars(ordered.limit(limit + 1)).all()
             items = tuple(_item(row) for row in rows[:limit])
-        return Page(items, encode_cursor(items[-1].row) if len(rows) > limit else None)
+        return Page(items, encode_cursor(*items[-1].position) if len(rows) > limit else None)
 
-    def begin_next(self, chunk: Chunk, after_row: int, lease: timedelta) -> StoredItem | None:
-        """Take the chunk's next waiting row after `after_row`; None when there is none.
+    def begin_next(self, chunk: Chunk, after: Position, lease: timedelta) -> StoredItem | None:
+        """Take the chunk's next waiting item after a position; None when there is none.
 
-        A row whose worker let its lease run out is waiting, too. Two workers never get the same.
+        An item whose worker let its lease run out is waiting, too. Two workers never get the same.
         """
         waiting = (
             select(IngestionItemRow.id)
-            .where(_in_chunk(chunk), IngestionItemRow.row > after_row, _waiting())
-            .order_by(IngestionItemRow.row)
+            .where(_in_chunk(chunk), _after(after), _waiting())
+            .order_by(IngestionItemRow.row, IngestionItemRow.photo)
             .limit(1)
             .with_for_update(skip_locked=True)
         )
@@ -169,41 +413,152 @@ class IngestionStore:
             return None if row is None else _item(row)
 
     def finish(self, item: StoredItem, analysis_id: uuid.UUID) -> None:
-        """The row is done."""
+        """The item is done."""
         self._end(item, state=IngestionItemState.DONE, analysis_id=analysis_id)
 
     def fail(self, item: StoredItem, code: str, message: str) -> None:
-        """The row failed for good."""
+        """The item failed for good."""
         self._end(item, state=IngestionItemState.FAILED, error_code=code, error_message=message)
 
     def put_back(self, item: StoredItem) -> None:
-        """The row may succeed later: it waits again."""
-        self._end(item, state=IngestionItemState.PENDING)
+        """The item may succeed later: it waits again, unless its ingestion was cancelled."""
+        with self._database.session() as session:
+            # Held until the item is put back, so that whoever cancels meanwhile finds it waiting.
+            cancelled = session.scalar(
+                select(IngestionRow.cancelled_at.is_not(None))
+                .join(IngestionItemRow, IngestionItemRow.ingestion_id == IngestionRow.id)
+                .where(IngestionItemRow.id == item.id)
+                .with_for_update(read=True, of=IngestionRow)
+            )
+            state = IngestionItemState.CANCELLED if cancelled else IngestionItemState.PENDING
+            session.execute(_ending(item, state=state))
+            session.commit()
 
     def unfinished(self, chunk: Chunk) -> int:
-        """How many of the chunk's rows are waiting or in somebody's hands."""
-        states = (IngestionItemState.PENDING, IngestionItemState.RUNNING)
+        """How many of the chunk's items are waiting or in somebody's hands."""
         with self._database.session() as session:
             count = session.scalar(
                 select(func.count())
                 .select_from(IngestionItemRow)
-                .where(_in_chunk(chunk), IngestionItemRow.state.in_(states))
+                .where(_in_chunk(chunk), IngestionItemRow.state.in_(UNFINISHED))
             )
         return count or 0
 
     def _end(self, item: StoredItem, **values: Any) -> None:
         with self._database.session() as session:
-            session.execute(
-                update(IngestionItemRow)
-                .where(
-                    IngestionItemRow.id == item.id,
-                    # Not if the lease ran out and somebody else has begun the row since.
-                    IngestionItemRow.state == IngestionItemState.RUNNING,
-                    IngestionItemRow.attempts == item.attempts,
-                )
-                .values(lease_until=None, **values)
-            )
+            session.execute(_ending(item, **values))
             session.commit()
+
+
+def batches(items: Iterable[NewItem]) -> Iterator[list[NewItem]]:
+    """Items in lists of `BATCH_ITEMS` and a few: the photos of a row stay together."""
+    batch: list[NewItem] = []
+    for item in items:
+        if len(batch) >= BATCH_ITEMS and item.row != batch[-1].row:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _ingestion_row(new: NewIngestion) -> IngestionRow:
+    return IngestionRow(
+        id=uuid7(),
+        total=0,
+        read_rows=0,
+        source=new.source,
+        source_digest=new.source_digest,
+        files_host=new.files_host,
+        refresh=new.refresh,
+    )
+
+
+def _locked(session: Session, ingestion_id: uuid.UUID) -> IngestionRow:
+    """The ingestion, which nobody else changes until the end of the transaction."""
+    return session.get_one(IngestionRow, ingestion_id, with_for_update=True)
+
+
+def _add(
+    session: Session, ingestion: IngestionRow, batch: Sequence[NewItem], enqueue: Enqueue
+) -> None:
+    session.execute(insert(IngestionItemRow), [_new_row(ingestion.id, item) for item in batch])
+    enqueue(session.connection(), _new_chunks(ingestion, batch))
+    ingestion.total += len(batch)
+    ingestion.read_rows = batch[-1].row
+    session.flush()
+
+
+def _new_row(ingestion_id: uuid.UUID, item: NewItem) -> dict[str, Any]:
+    failed = item.error_code is not None
+    return {
+        "ingestion_id": ingestion_id,
+        "row": item.row,
+        "photo": item.photo,
+        "url": item.url,
+        "external_id": item.external_id,
+        "product_url": item.product_url,
+        "hints": dict(item.hints),
+        "state": IngestionItemState.FAILED if failed else IngestionItemState.PENDING,
+        "error_code": item.error_code,
+        "error_message": item.error_message,
+    }
+
+
+def _new_chunks(ingestion: IngestionRow, batch: Sequence[NewItem]) -> list[Chunk]:
+    """Chunks of all items that have work to do. Only those that name files are bound to a host."""
+    groups: list[list[NewItem]] = []
+    waiting = (item for item in batch if item.error_code is None)
+    for _, photos in groupby(waiting, key=lambda item: item.row):
+        if not groups or len(groups[-1]) >= CHUNK_ITEMS:
+            groups.append([])
+        groups[-1] += photos
+    return [
+        Chunk(
+            ingestion.id,
+            group[0].row,
+            group[-1].row,
+            ingestion.files_host if any(_names_file(item) for item in group) else None,
+        )
+        for group in groups
+    ]
+
+
+def _names_file(item: NewItem) -> bool:
+    return item.url is not None and item.url.startswith("file:")
+
+
+def _ranges(rows: Any) -> Any:
+    """First row, last row and number of items of each chunk that a query of row numbers makes."""
+    place = func.row_number().over(order_by=rows.selected_columns.row)
+    numbered = rows.add_columns(((place - 1) // literal(CHUNK_ITEMS)).label("chunk")).subquery()
+    return (
+        select(func.min(numbered.c.row), func.max(numbered.c.row), func.count())
+        .group_by(numbered.c.chunk)
+        .order_by(func.min(numbered.c.row))
+    )
+
+
+def _chunks_of(ingestion: IngestionRow, ranges: Sequence[Any]) -> list[Chunk]:
+    host = ingestion.files_host
+    return [Chunk(ingestion.id, first, last, host) for first, last, _ in ranges]
+
+
+def _ending(item: StoredItem, **values: Any) -> Any:
+    return (
+        update(IngestionItemRow)
+        .where(
+            IngestionItemRow.id == item.id,
+            # Not if the lease ran out and somebody else has begun the item since.
+            IngestionItemRow.state == IngestionItemState.RUNNING,
+            IngestionItemRow.attempts == item.attempts,
+        )
+        .values(lease_until=None, **values)
+    )
+
+
+def _after(position: Position) -> ColumnElement[bool]:
+    return tuple_(IngestionItemRow.row, IngestionItemRow.photo) > position
 
 
 def _in_chunk(chunk: Chunk) -> ColumnElement[bool]:
@@ -223,18 +578,22 @@ def _waiting() -> ColumnElement[bool]:
     )
 
 
-def _row_number(row: Any) -> int:
-    if not isinstance(row, int) or not 0 <= row < 2**31:
-        raise ValueError("no row number")
-    return row
+def _position(row: Any, photo: Any) -> Position:
+    if not all(
+        isinstance(n, int) and 0 <= n < limit for n, limit in ((row, 2**31), (photo, 2**15))
+    ):
+        raise ValueError("no position")
+    return row, photo
 
 
 def _item(row: IngestionItemRow) -> StoredItem:
     return StoredItem(
         id=row.id,
         row=row.row,
+        photo=row.photo,
         url=row.url,
         external_id=row.external_id,
+        product_url=row.product_url,
         hints=row.hints,
         state=row.state,
         attempts=row.attempts,

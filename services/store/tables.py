@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    false,
     func,
     text,
 )
@@ -221,30 +222,47 @@ class IdempotencyKeyRow(Base):
 
 
 class IngestionRow(Base):
-    """A list of images handed in at once."""
+    """A list of images handed in at once, or a catalogue that is read piece by piece.
+
+    total: items so far. reading: whether more may come; read_rows: the last row that was stored.
+    source: the catalogue's name for people; source_digest: what tells it from others, null where
+    nothing does. files_host: the machine whose files the rows may name besides URLs. refresh:
+    whether analyses older than this ingestion are made again.
+    """
 
     __tablename__ = "ingestions"
     __table_args__ = (
         CheckConstraint("total >= 0", name="total"),
+        CheckConstraint("read_rows >= 0", name="read_rows"),
         Index("ix_ingestions_created_at_id", "created_at", "id"),
+        Index("ix_ingestions_source_digest", "source_digest"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)
     total: Mapped[int]
+    source: Mapped[str | None]
+    source_digest: Mapped[str | None]
+    files_host: Mapped[str | None]
+    reading: Mapped[bool] = mapped_column(server_default=false())
+    read_rows: Mapped[int] = mapped_column(server_default="0")
+    refresh: Mapped[bool] = mapped_column(server_default=false())
+    cancelled_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class IngestionItemRow(Base):
-    """One row of an ingestion, and how it went.
+    """One photo of one row of an ingestion, and how it went.
 
-    row: place in the list, from 1. lease_until: a running item whose lease has ended belongs to a
-    worker that died, and may be taken by another.
+    row: place in the list, from 1; photo: place among the row's photos, from 1. url: null where the
+    row names no photo, and the item failed with it. lease_until: a running item whose lease has
+    ended belongs to a worker that died, and may be taken by another.
     """
 
     __tablename__ = "ingestion_items"
     __table_args__ = (
-        UniqueConstraint("ingestion_id", "row"),
-        CheckConstraint("row >= 1 AND attempts >= 0", name="counters"),
+        UniqueConstraint("ingestion_id", "row", "photo"),
+        CheckConstraint("row >= 1 AND photo >= 1 AND attempts >= 0", name="counters"),
+        CheckConstraint("url IS NOT NULL OR state = 'failed'", name="url"),
         CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
         CheckConstraint("(state = 'failed') = (error_code IS NOT NULL)", name="error"),
         CheckConstraint("state <> 'done' OR analysis_id IS NOT NULL", name="result"),
@@ -260,8 +278,10 @@ class IngestionItemRow(Base):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)
     ingestion_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("ingestions.id", ondelete="CASCADE"))
     row: Mapped[int]
-    url: Mapped[str]
+    photo: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    url: Mapped[str | None]
     external_id: Mapped[str | None]
+    product_url: Mapped[str | None]
     hints: Mapped[dict[str, Any]]
     state: Mapped[IngestionItemState] = mapped_column(
         Enum(

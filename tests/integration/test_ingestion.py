@@ -23,10 +23,17 @@ from sqlalchemy import text
 from services.bootstrap import Container
 from services.ingestion import tasks
 from services.ingestion.queue import IngestionQueue
-from services.ingestion.tasks import ChunkUnfinishedError, RetryPolicy, ingest_item
+from services.ingestion.tasks import (
+    ChunkInterruptedError,
+    ChunkUnfinishedError,
+    ImageSource,
+    RetryPolicy,
+    ingest_item,
+)
 from services.ingestion.worker import run_worker
 from services.settings import Settings
-from services.store.ingestions import Chunk, IngestionStore, NewItem
+from services.store.cursor import encode_cursor
+from services.store.ingestions import START, Chunk, IngestionStore, NewItem, Terms
 from services.store.records import IngestionItemState
 from services.store.session import Database
 from tests.fakes import fake_pipeline
@@ -36,6 +43,7 @@ from vision.errors import ErrorCode, PermanentError, TransientError
 ROOT = Path(__file__).resolve().parents[2]
 URL = "/v1/ingestions"
 MINUTE = timedelta(minutes=1)
+TERMS = Terms(files=False, not_before=None)
 
 WORKER = """
 import sys
@@ -79,8 +87,12 @@ def rows(client: FlaskClient, location: str) -> list[dict[str, Any]]:
 
 def new_ingestion(store: IngestionStore, count: int = 3) -> Chunk:
     """Rows without jobs, and the chunk that they all are in."""
-    items = [NewItem(f"http://shop.example/{n}.jpg", f"sku-{n}", {}) for n in range(count)]
-    return Chunk(store.create(items, count, lambda _connection, _chunks: None), 1, count)
+    items = [NewItem(n, f"http://shop.example/{n}.jpg", f"sku-{n}") for n in range(1, count + 1)]
+    return Chunk(store.create(items, no_jobs), 1, count)
+
+
+def no_jobs(_connection: object, _chunks: object) -> None:
+    """In place of the queue."""
 
 
 def test_every_row_ends_done_or_failed_with_its_code(
@@ -294,7 +306,7 @@ class TestQueue:
             raise RuntimeError("the queue is full")
 
         with pytest.raises(RuntimeError):
-            store.create([NewItem("http://x/", None, {})], 10, fail)
+            store.create([NewItem(1, "http://x/")], fail)
         with database.session() as session:
             assert session.scalar(text("SELECT count(*) FROM ingestions")) == 0
             assert session.scalar(text("SELECT count(*) FROM ingestion_items")) == 0
@@ -311,7 +323,7 @@ class TestQueue:
 
         monkeypatch.setattr(queue, "_enqueue", enqueue_and_fail)
         with pytest.raises(RuntimeError):
-            queue.submit([NewItem("http://x/", None, {})])
+            queue.create([NewItem(1, "http://x/")])
         with database.session() as session:
             assert session.scalar(text("SELECT count(*) FROM procrastinate_jobs")) == 0
 
@@ -326,6 +338,7 @@ class TestQueue:
         busy = TransientError(ErrorCode.STORE_UNAVAILABLE, "busy")
         assert policy.get_retry_decision(exception=ChunkUnfinishedError(), job=job) is not None
         assert policy.get_retry_decision(exception=busy, job=job) is not None
+        assert policy.get_retry_decision(exception=ChunkInterruptedError(), job=job) is not None
         assert policy.get_retry_decision(exception=ZeroDivisionError(), job=job) is None
 
 
@@ -333,22 +346,22 @@ class TestRows:
     def test_two_workers_never_get_the_same_row(self, store: IngestionStore) -> None:
         chunk = new_ingestion(store, 20)
         with ThreadPoolExecutor(5) as pool:
-            begun = list(pool.map(lambda _: store.begin_next(chunk, 0, MINUTE), range(25)))
+            begun = list(pool.map(lambda _: store.begin_next(chunk, START, MINUTE), range(25)))
         got = sorted(item.row for item in begun if item is not None)
         assert got == list(range(1, len(got) + 1))
         # Whoever found a row locked by another passed over it; what is left is still to be had.
-        while (item := store.begin_next(chunk, 0, MINUTE)) is not None:
+        while (item := store.begin_next(chunk, START, MINUTE)) is not None:
             got.append(item.row)
         assert sorted(got) == list(range(1, 21))
 
     def test_a_row_in_hand_is_taken_over_when_its_lease_ends(self, store: IngestionStore) -> None:
         chunk = new_ingestion(store, 1)
-        dead = store.begin_next(chunk, 0, timedelta(seconds=-1))
+        dead = store.begin_next(chunk, START, timedelta(seconds=-1))
         assert dead is not None
-        taken = store.begin_next(chunk, 0, MINUTE)
+        taken = store.begin_next(chunk, START, MINUTE)
         assert taken is not None
         assert (taken.id, taken.attempts) == (dead.id, 2)
-        assert store.begin_next(chunk, 0, MINUTE) is None
+        assert store.begin_next(chunk, START, MINUTE) is None
         assert store.unfinished(chunk) == 1
         # The first worker was only slow: its late word does not count.
         store.fail(dead, "source_timeout", "too late")
@@ -360,20 +373,20 @@ class TestRows:
     ) -> None:
         chunk = new_ingestion(store, 1)
         for _ in range(RetryPolicy().attempts):
-            assert store.begin_next(chunk, 0, timedelta(seconds=-1)) is not None
-        item = store.begin_next(chunk, 0, MINUTE)
+            assert store.begin_next(chunk, START, timedelta(seconds=-1)) is not None
+        item = store.begin_next(chunk, START, MINUTE)
         assert item is not None
-        ingest_item(container, store, item)
+        ingest_item(container, store, item, ImageSource(container, None), TERMS)
         (item,) = store.items(chunk.ingestion_id, 10).items
         assert (item.state, item.error_code) == (IngestionItemState.FAILED, "model_unavailable")
 
     def test_rows_of_another_chunk_are_left_alone(self, store: IngestionStore) -> None:
         chunk = new_ingestion(store, 3)
         middle = Chunk(chunk.ingestion_id, 2, 2)
-        item = store.begin_next(middle, 0, MINUTE)
+        item = store.begin_next(middle, START, MINUTE)
         assert item is not None
         assert item.row == 2
-        assert store.begin_next(middle, 0, MINUTE) is None
+        assert store.begin_next(middle, START, MINUTE) is None
         assert store.unfinished(middle) == 1
         assert store.unfinished(chunk) == 3
 
@@ -385,10 +398,10 @@ class TestRows:
 
         monkeypatch.setattr(container.fetcher, "fetch", fail)
         chunk = new_ingestion(store, 1)
-        item = store.begin_next(chunk, 0, MINUTE)
+        item = store.begin_next(chunk, START, MINUTE)
         assert item is not None
         with pytest.raises(TransientError):
-            ingest_item(container, store, item)
+            ingest_item(container, store, item, ImageSource(container, None), TERMS)
         assert store.unfinished(chunk) == 1
 
 
@@ -401,7 +414,7 @@ class TestApi:
 
     def test_pages_and_states_of_rows(self, client: FlaskClient, store: IngestionStore) -> None:
         chunk = new_ingestion(store, 5)
-        item = store.begin_next(chunk, 0, MINUTE)
+        item = store.begin_next(chunk, START, MINUTE)
         assert item is not None
         store.fail(item, "source_status", "404")
         items = f"{URL}/{chunk.ingestion_id}/items"
@@ -441,7 +454,13 @@ class TestApi:
             "unsupported_media"
         )
         items = f"{URL}/{new_ingestion(store).ingestion_id}/items"
-        for cursor in ("x", "WyJhIl0", "Wy0xXQ", "WzFlMTAwXQ"):
+        for cursor in (
+            "x",
+            "WzFd",
+            encode_cursor("a", 1),
+            encode_cursor(-1, 1),
+            encode_cursor(1, 2**15),
+        ):
             answer = client.get(items, query_string={"cursor": cursor})
             assert (answer.status_code, answer.json["code"]) == (422, "validation_error")
 
