@@ -21,9 +21,9 @@ class TrainConfig:
 
     name: of the run and of the bundle. backbone: a key of `network.BACKBONES`. pretrained: start
     from ImageNet. start_from: start from the finished weights of the run of this name instead, a
-    warm restart (https://arxiv.org/abs/1608.03983). input_hw: size served and trained last. first_hw: size of the first
-    `first_share` of training; a smaller one costs less and costs no accuracy
-    (https://arxiv.org/abs/2104.00298). heads: attribute → weight of its loss.
+    warm restart (https://arxiv.org/abs/1608.03983). input_hw: size served and trained last.
+    first_hw: size of the first `first_share` of training; a smaller one costs less and costs no
+    accuracy (https://arxiv.org/abs/2104.00298). heads: attribute → weight of its loss.
     products_per_batch, home_photos_per_batch: photos of each source in every batch.
     epochs: passes over the products, parts of one too. rounds_per_epoch: how often an epoch is
     checkpointed.
