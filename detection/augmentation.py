@@ -70,7 +70,9 @@ def _rescale(
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     height, width = pixels.shape[:2]
-    ratio = rng.uniform(*config.long_side) / max(height, width)
+    close_up = rng.random() < config.close_ups
+    long_side = rng.uniform(*(config.close_up_long_side if close_up else config.long_side))
+    ratio = long_side / max(height, width)
     stretch = 1 + rng.uniform(-config.aspect_jitter, config.aspect_jitter)
     scaled_wh = max(1, round(width * ratio * stretch)), max(1, round(height * ratio / stretch))
     interpolation = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR

@@ -60,13 +60,17 @@ class AugmentationConfig:
     """How a training photo is varied.
 
     canvas_wh: size of every training input. long_side: least and greatest length the photo's long
-    side is scaled to before it is cut or padded to the canvas. aspect_jitter: greatest relative
+    side is scaled to before it is cut or padded to the canvas. close_ups: share of photos that are
+    scaled within close_up_long_side instead, so that the cut leaves a portrait or a detail of a
+    full-length photo. aspect_jitter: greatest relative
     stretch of one side. flip: probability of mirroring. brightness, contrast, saturation: greatest
     relative change. min_visible: an instance of which the cut leaves less is dropped.
     """
 
     canvas_wh: tuple[int, int]
     long_side: tuple[int, int]
+    close_ups: float
+    close_up_long_side: tuple[int, int]
     aspect_jitter: float
     flip: float
     brightness: float
@@ -75,16 +79,19 @@ class AugmentationConfig:
     min_visible: float
 
     def __post_init__(self) -> None:
-        for name in ("canvas_wh", "long_side"):
+        for name in ("canvas_wh", "long_side", "close_up_long_side"):
             pair = tuple(getattr(self, name))
             if len(pair) != 2 or not all(isinstance(v, int) and v > 0 for v in pair):
                 raise ConfigError(f"augmentation.{name} must be two positive integers, not {pair}")
             object.__setattr__(self, name, pair)
         if any(side % 32 for side in self.canvas_wh):
             raise ConfigError("augmentation.canvas_wh must be multiples of 32")
-        if self.long_side[0] > self.long_side[1]:
-            raise ConfigError("augmentation.long_side must be [least, greatest]")
+        for name in ("long_side", "close_up_long_side"):
+            least, greatest = getattr(self, name)
+            if least > greatest:
+                raise ConfigError(f"augmentation.{name} must be [least, greatest]")
         for name in (
+            "close_ups",
             "aspect_jitter",
             "flip",
             "brightness",
@@ -153,9 +160,14 @@ class InferenceConfig:
 
 @dataclass(frozen=True)
 class DetectionConfig:
-    """One training run. name: of the run's folder and, by default, of the bundle."""
+    """One training run.
+
+    name: of the run's folder. start_from: the run whose best weights this one starts from; None to
+    start from ImageNet or, without `network.pretrained`, from nothing.
+    """
 
     name: str
+    start_from: str | None
     network: NetworkConfig
     augmentation: AugmentationConfig
     schedule: ScheduleConfig
@@ -183,6 +195,7 @@ def config_from_mapping(content: object) -> DetectionConfig:
     top = _checked_keys("the configuration", content, known)
     return DetectionConfig(
         name=str(top["name"]),
+        start_from=None if top["start_from"] is None else str(top["start_from"]),
         network=_section("network", NetworkConfig, top["network"]),
         augmentation=_section("augmentation", AugmentationConfig, top["augmentation"]),
         schedule=_section("schedule", ScheduleConfig, top["schedule"]),

@@ -32,6 +32,7 @@ from torch import nn
 from detection.augmentation import augment
 from detection.config import (
     AugmentationConfig,
+    ConfigError,
     DetectionConfig,
     InferenceConfig,
     ScheduleConfig,
@@ -266,7 +267,7 @@ def train(config: DetectionConfig, data: Path, runs_dir: Path = Path("runs")) ->
     Returns the best checkpoint by AP on the `validation` split, in `runs_dir`/detection/NAME.
 
     Raises `PermanentError` for unusable data or missing pretrained weights, and `ValueError` when
-    the run's folder holds a run of another configuration.
+    the run's folder holds a run of another configuration or the run to start from is missing.
     """
     folder = runs_dir / "detection" / config.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -280,6 +281,8 @@ def train(config: DetectionConfig, data: Path, runs_dir: Path = Path("runs")) ->
     torch.manual_seed(config.schedule.seed + start)
     network = build_network(config.network, len(load_taxonomy().garment_classes))
     network = network.to(memory_format=torch.channels_last)
+    if config.start_from is not None and not state:
+        network.load_state_dict(_best_weights(runs_dir / "detection" / config.start_from))
     trainer = DetectionTrainer(network, _batches(records, config, start), config.schedule)
     if state:
         trainer.restore(state)
@@ -319,6 +322,14 @@ def detect(raw: RawOutputs, image: RgbImage, inference: InferenceConfig) -> Foun
         BoxSelection(inference.min_score, inference.nms_iou, inference.max_detections),
     )
     return FoundInstances(photo.to_photo(boxes.xyxy), boxes.scores, boxes.class_ids)
+
+
+def _best_weights(folder: Path) -> dict[str, Any]:
+    path = folder / BEST_CHECKPOINT
+    if not path.is_file():
+        raise ConfigError(f"start_from: {path} is missing; finish that run first")
+    weights: dict[str, Any] = load_checkpoint(path)["average"]
+    return weights
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from detection.config import AugmentationConfig
 PLAIN = AugmentationConfig(
     canvas_wh=(64, 96),
     long_side=(96, 96),
+    close_ups=0.0,
+    close_up_long_side=(192, 192),
     aspect_jitter=0.0,
     flip=0.0,
     brightness=0.0,
@@ -67,6 +69,20 @@ def test_what_is_hardly_visible_is_dropped() -> None:
             photo_with_red_box(0, 0, 8, 8), boxes, config, np.random.default_rng(seed)
         )
         assert len(moved) == len(kept) <= 1
+
+
+def test_the_wanted_share_of_photos_is_shown_close_up() -> None:
+    config = dataclasses.replace(PLAIN, close_ups=0.25)
+    whole = np.array([[0, 0, 64, 96]], np.float32)
+    pixels = photo_with_red_box(0, 0, 8, 8)
+
+    close = 0
+    for seed in range(400):
+        # A close-up shows a quarter of the photo, so that a box around all of it is dropped.
+        _, _, kept = augment(pixels, whole, config, np.random.default_rng(seed))
+        close += len(kept) == 0
+
+    assert 70 <= close <= 130  # 100 expected, deviation √(400 · 0.25 · 0.75) ≈ 8.7
 
 
 def test_a_smaller_photo_lies_on_grey() -> None:

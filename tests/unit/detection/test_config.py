@@ -59,6 +59,8 @@ def test_a_missing_key_is_named(content: dict[str, Any]) -> None:
         ("augmentation", "canvas_wh", [320, 450], "multiples of 32"),
         ("augmentation", "canvas_wh", [320], "two positive integers"),
         ("augmentation", "long_side", [600, 400], "least, greatest"),
+        ("augmentation", "close_ups", 1.5, r"augmentation\.close_ups is 1\.5"),
+        ("augmentation", "close_up_long_side", [600, 400], "close_up_long_side must be"),
         ("augmentation", "flip", 1.5, r"augmentation\.flip is 1\.5"),
         ("schedule", "batch_size", 0, r"schedule\.batch_size"),
         ("schedule", "ema_decay", 2.0, r"schedule\.ema_decay"),

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.detectron2
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+from detection.config import ConfigError  # noqa: E402
 from detection.network import build_network  # noqa: E402
 from detection.train import (  # noqa: E402
     BEST_CHECKPOINT,
@@ -66,6 +67,25 @@ def test_a_finished_run_is_left_alone_and_another_configuration_refused(tmp_path
     other = dataclasses.replace(config, network=dataclasses.replace(config.network, head_convs=2))
     with pytest.raises(ValueError, match="another configuration"):
         train(other, data, tmp_path / "runs")
+
+
+def test_a_run_may_start_from_the_best_of_another(tmp_path: Path) -> None:
+    data = write_small_set(tmp_path / "ccp.zip")
+    best = load_checkpoint(train(small_config(), data, tmp_path / "runs"))["average"]
+    standing_still = {"learning_rate": 1e-12, "backbone_learning_rate": 1e-12, "weight_decay": 0.0}
+    config = dataclasses.replace(small_config(**standing_still), name="second", start_from="small")
+
+    folder = train(config, data, tmp_path / "runs").parent
+
+    network = load_checkpoint(folder / LAST_CHECKPOINT)["network"]
+    torch.testing.assert_close(network, best)
+
+
+def test_the_run_to_start_from_must_be_there(tmp_path: Path) -> None:
+    data = write_small_set(tmp_path / "ccp.zip")
+    config = dataclasses.replace(small_config(), start_from="nowhere")
+    with pytest.raises(ConfigError, match="start_from: .*nowhere.* is missing"):
+        train(config, data, tmp_path / "runs")
 
 
 def test_rows_behind_the_checkpoint_are_taken_back(tmp_path: Path) -> None:
