@@ -78,13 +78,16 @@ def test_a_run_may_start_from_the_best_of_another(tmp_path: Path) -> None:
     folder = train(config, data, tmp_path / "runs").parent
 
     network = load_checkpoint(folder / LAST_CHECKPOINT)["network"]
-    torch.testing.assert_close(network, best)
+    # Batch norms that are not folded go on counting.
+    learnt = [name for name in best if "running_" not in name and "num_batches" not in name]
+    for name in learnt:
+        torch.testing.assert_close(network[name], best[name], msg=name)
 
 
 def test_the_run_to_start_from_must_be_there(tmp_path: Path) -> None:
     data = write_small_set(tmp_path / "ccp.zip")
     config = dataclasses.replace(small_config(), start_from="nowhere")
-    with pytest.raises(ConfigError, match="start_from: .*nowhere.* is missing"):
+    with pytest.raises(ConfigError, match=r"start_from: .*nowhere.* is missing"):
         train(config, data, tmp_path / "runs")
 
 
