@@ -8,7 +8,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from services.api.errors import PROBLEM_JSON
-from services.api.schemas import AnalysisRequest, AnalysisUpload, IngestionRequest, Problem
+from services.api.schemas import (
+    AnalysisRequest,
+    AnalysisUpload,
+    IngestionRequest,
+    IngestionUpload,
+    Problem,
+)
 
 PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 
@@ -40,14 +46,24 @@ PROBLEMS: Mapping[tuple[str, str], Mapping[int, str]] = {
     ("/v1/ingestions", "post"): {
         400: "The body is not JSON: `malformed`.",
         409: "The first request with this Idempotency-Key is still at work: `request_in_progress`.",
-        413: "The body is too large: `source_too_large`.",
-        415: "The body is not JSON: `unsupported_media`.",
-        422: "`validation_error` or `idempotency_key_reused`.",
+        413: "The body is too large, or expands like a bomb: `source_too_large`.",
+        415: "The body is neither JSON nor a form, or the catalogue is of no known format: "
+        "`unsupported_media`.",
+        422: "`validation_error`, `source_incomplete` (the catalogue), or "
+        "`idempotency_key_reused`.",
         503: "The database cannot be reached: `store_unavailable`.",
     },
-    ("/v1/ingestions/{ingestion_id}", "get"): {
-        404: "There is no such ingestion: `not_found`.",
-        503: "The database cannot be reached: `store_unavailable`.",
+    **{
+        (f"/v1/ingestions/{{ingestion_id}}{rest}", method): {
+            404: "There is no such ingestion: `not_found`.",
+            503: "The database cannot be reached: `store_unavailable`.",
+        }
+        for rest, method in (
+            ("", "get"),
+            ("", "delete"),
+            ("/retry", "post"),
+            ("/failures.csv", "get"),
+        )
     },
     ("/v1/ingestions/{ingestion_id}/items", "get"): {
         404: "There is no such ingestion: `not_found`.",
@@ -148,11 +164,15 @@ def _describe_submission(operation: dict[str, Any], schemas: dict[str, Any]) -> 
 
 def _describe_ingestion(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
     _add_schema(schemas, IngestionRequest)
+    _add_schema(schemas, IngestionUpload)
     wrapped = {"$ref": "#/components/schemas/IngestionRequest"}
     alone = schemas["IngestionRequest"]["properties"]["items"]
     operation["requestBody"] = {
         "required": True,
-        "content": {"application/json": {"schema": {"anyOf": [wrapped, alone]}}},
+        "content": {
+            "application/json": {"schema": {"anyOf": [wrapped, alone]}},
+            "multipart/form-data": {"schema": {"$ref": "#/components/schemas/IngestionUpload"}},
+        },
     }
     operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
     operation["responses"]["202"]["headers"] = {"Location": LOCATION}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -58,6 +59,15 @@ def _unique(values: list[Stage]) -> list[Stage]:
     return values
 
 
+def _in_utc(moment: datetime) -> datetime:
+    # Postgres refuses offsets of sixteen hours and more, which RFC 3339 has.
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("is out of range") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Stages = Annotated[
     list[Stage],
     Field(min_length=1, max_length=3, json_schema_extra={"uniqueItems": True}),
@@ -245,7 +255,7 @@ class AnalysisQuery(BaseModel):
 
     external_id: Text | None = Field(None, description="Your id for the image.")
     image_sha256: Sha256 | None = Field(None, description="Digest of the image file.")
-    created_after: AwareDatetime | None = Field(
+    created_after: Moment | None = Field(
         None, description="Only later ones; RFC 3339 with a time zone."
     )
     category: Text | None = Field(None, description="Garment class, e.g. `top`.")
@@ -305,6 +315,18 @@ class IngestionRequest(Model):
     @classmethod
     def _list_alone(cls, body: Any) -> Any:
         return {"items": body} if isinstance(body, list) else body
+
+
+class IngestionUpload(Model):
+    """A catalogue as the one file of a form (multipart/form-data)."""
+
+    catalogue: Annotated[
+        str, Field(json_schema_extra={"contentMediaType": "application/octet-stream"})
+    ] = Field(
+        description="CSV, JSONL, Parquet or a list of URLs, also gzip'd. It needs a column "
+        "`image_url` (or several, or one called alike); `external_id`, `product_url` and hints "
+        "such as `gender` are taken where they are."
+    )
 
 
 ItemState = Literal["pending", "running", "done", "failed", "cancelled"]

@@ -394,6 +394,7 @@ class TestRead:
             ({"style": "blouse"}, 0),
             ({"created_after": "2100-01-01T00:00:00Z"}, 0),
             ({"created_after": "2020-01-01T00:00:00+02:00"}, 1),
+            ({"created_after": "2020-01-01T00:00:00-20:42"}, 1),
         ],
     )
     def test_garment_filters(self, client: FlaskClient, query: dict[str, str], count: int) -> None:
@@ -408,6 +409,7 @@ class TestRead:
             ("limit=x", "limit"),
             ("created_after=yesterday", "created_after"),
             ("created_after=2026-01-01T00:00:00", "created_after"),
+            ("created_after=9999-12-31T23:00:00-02:00", "created_after"),
             ("image_sha256=ABC", "image_sha256"),
             ("external_id=%00", "external_id"),
             ("colour=red", "colour"),

@@ -348,6 +348,7 @@ def test_failed_photos_are_tried_again_on_demand(
     container: Container, tmp_path: Path, httpserver: HTTPServer
 ) -> None:
     url = httpserver.url_for("/late.png")
+    httpserver.expect_oneshot_request("/late.png").respond_with_data("later", status=404)
     catalogue = tmp_path / "catalogue.csv"
     catalogue.write_text(f"image_url\n{url}\nnothing\n")
     first = ingest(container, catalogue)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 import os
 import signal
@@ -20,6 +23,7 @@ from flask.testing import FlaskClient
 from pytest_httpserver import HTTPServer
 from sqlalchemy import text
 
+from services.api import ingestions as api_ingestions
 from services.bootstrap import Container
 from services.ingestion import tasks
 from services.ingestion.queue import IngestionQueue
@@ -32,6 +36,7 @@ from services.ingestion.tasks import (
 )
 from services.ingestion.worker import run_worker
 from services.settings import Settings
+from services.store import ingestions
 from services.store.cursor import encode_cursor
 from services.store.ingestions import START, Chunk, IngestionStore, NewItem, Terms
 from services.store.records import IngestionItemState
@@ -442,9 +447,18 @@ class TestApi:
         assert (answer.status_code, answer.json["code"]) == (422, "validation_error")
         assert [error["field"] for error in answer.json["errors"]] == [field]
 
-    @pytest.mark.parametrize("path", ["", "/items"])
-    def test_an_unknown_ingestion(self, client: FlaskClient, path: str) -> None:
-        answer = client.get(f"{URL}/{uuid.uuid4()}{path}")
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("GET", ""),
+            ("GET", "/items"),
+            ("GET", "/failures.csv"),
+            ("DELETE", ""),
+            ("POST", "/retry"),
+        ],
+    )
+    def test_an_unknown_ingestion(self, client: FlaskClient, method: str, path: str) -> None:
+        answer = client.open(f"{URL}/{uuid.uuid4()}{path}", method=method)
         assert (answer.status_code, answer.json["code"]) == (404, "not_found")
 
     def test_another_content_type_and_a_made_up_cursor(
@@ -476,3 +490,152 @@ class TestApi:
             assert session.scalar(text("SELECT count(*) FROM ingestions")) == 1
         other = client.post(URL, json=[{"image_url": photos(2)}], headers=headers)
         assert other.json["code"] == "idempotency_key_reused"
+
+    def test_cancelling(
+        self, client: FlaskClient, container: Container, photos: Callable[[int], str]
+    ) -> None:
+        location = submit(client, [{"image_url": photos(number)} for number in range(3)])
+        answer = client.delete(location)
+        assert (answer.status_code, answer.json["state"]) == (200, "cancelled")
+        assert answer.json["counts"]["cancelled"] == 3
+        run_worker(container, until_empty=True)
+        assert client.get(location).json == answer.json
+        assert client.delete(location).json == answer.json
+
+    def test_a_running_chunk_stops_within_one_row(
+        self,
+        client: FlaskClient,
+        container: Container,
+        photos: Callable[[int], str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        location = submit(client, [{"image_url": photos(number)} for number in range(20)])
+        fetch = container.fetcher.fetch
+        fetched: list[str] = []
+
+        def fetch_and_cancel(url: str) -> Any:
+            fetched.append(url)
+            if len(fetched) == 3:
+                client.delete(location)
+            return fetch(url)
+
+        monkeypatch.setattr(container.fetcher, "fetch", fetch_and_cancel)
+        run_worker(container, until_empty=True)
+        after = client.get(location).json
+        assert (len(fetched), after["state"]) == (3, "cancelled")
+        assert (after["counts"]["done"], after["counts"]["cancelled"]) == (3, 17)
+
+    def test_retrying_what_failed(
+        self, client: FlaskClient, container: Container, httpserver: HTTPServer
+    ) -> None:
+        httpserver.expect_oneshot_request("/late.png").respond_with_data("later", status=404)
+        location = submit(client, [{"image_url": httpserver.url_for("/late.png")}])
+        run_worker(container, until_empty=True)
+        assert client.get(location).json["failures"] == {"source_status": 1}
+        httpserver.expect_request("/late.png").respond_with_data(picture().data)
+        answer = client.post(f"{location}/retry")
+        assert (answer.status_code, answer.json["counts"]["pending"]) == (202, 1)
+        assert (answer.json["state"], answer.json["failures"]) == ("running", {})
+        run_worker(container, until_empty=True)
+        assert client.get(location).json["counts"]["done"] == 1
+
+    def test_the_failed_items_as_csv(
+        self, client: FlaskClient, store: IngestionStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ingestions, "PAGE_ITEMS", 2)
+        items = [
+            NewItem(1, None, "=1+1", error_code="validation_error", error_message='no "image", no'),
+            NewItem(2, "http://x/2", "sku-2"),
+            NewItem(3, "http://x/3", "@cmd", error_code="source_status", error_message="404"),
+            NewItem(3, "http://x/4", "-3", photo=2, error_code="source_status", error_message="5"),
+            NewItem(4, "http://x/5", "+4", error_code="source_status", error_message="\u00e9"),
+        ]
+        ingestion_id = store.create(items, no_jobs)
+        answer = client.get(f"{URL}/{ingestion_id}/failures.csv")
+        assert answer.content_type == "text/csv; charset=utf-8"
+        assert list(csv.reader(io.StringIO(answer.text, newline=""))) == [
+            ["row", "photo", "external_id", "url", "code", "message"],
+            ["1", "1", "'=1+1", "", "validation_error", 'no "image", no'],
+            ["3", "1", "'@cmd", "http://x/3", "source_status", "404"],
+            ["3", "2", "'-3", "http://x/4", "source_status", "5"],
+            ["4", "1", "'+4", "http://x/5", "source_status", "\u00e9"],
+        ]
+
+
+class TestUpload:
+    def test_a_catalogue_is_taken_and_worked_on(
+        self, client: FlaskClient, container: Container, photos: Callable[[int], str]
+    ) -> None:
+        catalogue = f"sku;gender;image\na;Women;{photos(1)}\nb;;\nc;;file:///etc/hostname\n"
+        answer = upload(client, gzip.compress(catalogue.encode()), "spring\u202e2026.csv.gz")
+        assert answer.status_code == 202, answer.json
+        assert (answer.json["source"], answer.json["total"]) == ("spring2026.csv.gz", 3)
+        assert answer.json["failures"] == {"invalid_url": 1, "validation_error": 1}
+        run_worker(container, until_empty=True)
+        found = rows(client, answer.headers["Location"])
+        assert [(i["row"], i["external_id"], i["state"]) for i in found] == [
+            (1, "a", "done"),
+            (2, None, "failed"),
+            (3, None, "failed"),
+        ]
+        assert found[0]["context"] == {"gender": "Women"}
+        assert found[1]["image_url"] is None
+
+    @pytest.mark.parametrize(
+        ("content", "status", "code"),
+        [
+            (b"", 422, "validation_error"),
+            (b"image_url\n", 422, "validation_error"),
+            (b"sku,price\n1,2\n", 422, "validation_error"),
+            (b"%PDF-1.7", 415, "unsupported_media"),
+            (gzip.compress(b"image_url\nhttp://x/")[:10], 422, "source_incomplete"),
+        ],
+    )
+    def test_what_is_no_catalogue(
+        self, client: FlaskClient, content: bytes, status: int, code: str
+    ) -> None:
+        answer = upload(client, content)
+        assert (answer.status_code, answer.json["code"]) == (status, code)
+
+    def test_one_file_and_nothing_else(self, client: FlaskClient) -> None:
+        def file() -> tuple[io.BytesIO, str]:
+            return io.BytesIO(b"image_url\nhttp://x/\n"), "a.csv"
+
+        for form in ({}, {"image": file()}, {"catalogue": file(), "format": "csv"}):
+            answer = client.post(URL, data=form, content_type="multipart/form-data")
+            assert (answer.status_code, answer.json["code"]) == (422, "validation_error")
+
+    def test_limits(self, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        catalogue = b"image_url\n" + b"http://shop.example/a.jpg\n" * 1500
+        monkeypatch.setattr(api_ingestions, "MAX_CATALOGUE_ITEMS", 1200)
+        assert upload(client, catalogue).json["code"] == "source_too_large"
+        monkeypatch.setattr(api_ingestions, "MAX_CATALOGUE_BYTES", 10_000)
+        assert upload(client, catalogue).status_code == 413
+
+    def test_more_than_a_list_in_json_may_have(
+        self, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(client.application.config, "MAX_CONTENT_LENGTH", 10_000)
+        catalogue = b"image_url\n" + b"http://shop.example/a.jpg\n" * 1500
+        assert upload(client, catalogue).json["total"] == 1500
+
+    def test_an_idempotency_key_takes_a_file_once(
+        self, client: FlaskClient, database: Database
+    ) -> None:
+        first, second = (upload(client, b"image_url\nhttp://x/\n", key="k") for _ in range(2))
+        assert (first.status_code, first.json) == (202, second.json)
+        other = upload(client, b"image_url\nhttp://y/\n", key="k")
+        assert (other.status_code, other.json["code"]) == (422, "idempotency_key_reused")
+        with database.session() as session:
+            assert session.scalar(text("SELECT count(*) FROM ingestions")) == 1
+
+
+def upload(
+    client: FlaskClient, content: bytes, name: str = "catalogue.csv", key: str | None = None
+) -> Any:
+    return client.post(
+        URL,
+        data={"catalogue": (io.BytesIO(content), name)},
+        headers={} if key is None else {"Idempotency-Key": key},
+        content_type="multipart/form-data",
+    )
