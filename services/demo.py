@@ -47,7 +47,8 @@ def run_demo(settings: Settings, output: Path, console: Console | None = None) -
     container = build_container(settings)
     try:
         console.print(f"Database: {container.database.engine.url.render_as_string()}")
-        with _photo_server() as photo_url, _api_server(settings, photo_url) as api_url:
+        log = output / "api.log"
+        with _photo_server() as photo_url, _api_server(settings, photo_url, log) as api_url:
             console.print(f"POST {api_url}/v1/analyses  {photo_url}")
             report = _analyze(api_url, photo_url)
         console.print(report_table(SAMPLE, report))
@@ -90,7 +91,7 @@ def _photo_server() -> Iterator[str]:
 
 
 @contextmanager
-def _api_server(settings: Settings, photo_url: str) -> Iterator[str]:
+def _api_server(settings: Settings, photo_url: str, log: Path) -> Iterator[str]:
     """The API as its own process, as a user would start it; yields its base URL once ready."""
     port = _free_port()
     photo_port = photo_url.rsplit(":", 1)[1].split("/", 1)[0]
@@ -100,22 +101,21 @@ def _api_server(settings: Settings, photo_url: str) -> Iterator[str]:
         "VESTIARY_FETCH_ALLOWED_NETWORKS": f"{LOOPBACK}/32",
         "VESTIARY_FETCH_ALLOWED_PORTS": f"80,443,{photo_port}",
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "services.cli", "serve", "--host", LOOPBACK, "--port", str(port)],
-        env=environment,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    command = ["-m", "services.cli", "serve", "--host", LOOPBACK, "--port", str(port)]
+    with log.open("wb") as log_file:
+        process = subprocess.Popen(
+            [sys.executable, *command], env=environment, stdout=log_file, stderr=log_file
+        )
     url = f"http://{LOOPBACK}:{port}"
     try:
-        _wait_until_ready(url, process)
+        _wait_until_ready(url, process, log)
         yield url
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -124,7 +124,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
         except requests.ConnectionError:
             pass
         time.sleep(0.2)
-    raise TransientError(ErrorCode.MODEL_UNAVAILABLE, "the API did not become ready")
+    raise TransientError(ErrorCode.MODEL_UNAVAILABLE, f"the API did not become ready; see {log}")
 
 
 def _free_port() -> int:
