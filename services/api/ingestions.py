@@ -11,6 +11,7 @@ import hashlib
 import io
 import uuid
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -37,6 +38,8 @@ from vision.errors import ErrorCode, PermanentError
 
 MAX_CATALOGUE_BYTES = 1024**3
 MAX_CATALOGUE_ITEMS = 5_000_000
+# Two minutes for a million rows on two busy cores.
+CATALOGUE_LOCK = timedelta(minutes=30)
 
 FAILURE_COLUMNS = ("row", "photo", "external_id", "url", "code", "message")
 FAILURES_ANSWER: dict[int | str, Any] = {
@@ -69,7 +72,7 @@ def create_ingestion() -> Any:
         catalogue = _uploaded_catalogue()
         content = hashlib.file_digest(catalogue.stream, "sha256").digest()  # type: ignore[arg-type]
         digest = hashlib.sha256(b"catalogue:" + content).hexdigest()
-        answer = answer_once(digest, lambda: _submit_catalogue(catalogue))
+        answer = answer_once(digest, lambda: _submit_catalogue(catalogue), CATALOGUE_LOCK)
     elif request.mimetype == JSON:
         body = read_json(request, IngestionRequest)
         digest = hashlib.sha256(b"ingestion:" + body.model_dump_json().encode()).hexdigest()

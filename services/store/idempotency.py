@@ -46,10 +46,13 @@ class IdempotencyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def begin(self, key: str, request_digest: str) -> Answer | None:
+    def begin(
+        self, key: str, request_digest: str, locked_for: timedelta = LOCKED_FOR
+    ) -> Answer | None:
         """The answer this key got before; None when the caller has to do the work now.
 
-        Whoever gets None ends with `finish` or `abandon`. Raises `KeyReusedError` and
+        Whoever gets None ends with `finish` or `abandon`, within `locked_for`; after that they are
+        taken for dead. Raises `KeyReusedError` and
         `KeyInUseError`.
         """
         with self._database.session() as session:
@@ -58,7 +61,7 @@ class IdempotencyStore:
                     IdempotencyKeyRow.created_at < func.now() - KEPT_FOR
                 )
             )
-            granted = _insert(session, key, request_digest)
+            granted = _insert(session, key, request_digest, locked_for)
             answer = None if granted else _earlier(session, key, request_digest)
             session.commit()
         return answer
@@ -84,9 +87,9 @@ class IdempotencyStore:
             session.commit()
 
 
-def _insert(session: Session, key: str, request_digest: str) -> bool:
+def _insert(session: Session, key: str, request_digest: str, locked_for: timedelta) -> bool:
     """Take the key; False when somebody has it. A lock that has run out is taken over."""
-    locked_until = func.now() + LOCKED_FOR
+    locked_until = func.now() + locked_for
     taken = session.scalar(
         insert(IdempotencyKeyRow)
         .values(key=key, request_digest=request_digest, locked_until=locked_until)

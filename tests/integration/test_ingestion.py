@@ -619,6 +619,22 @@ class TestUpload:
         catalogue = b"image_url\n" + b"http://shop.example/a.jpg\n" * 1500
         assert upload(client, catalogue).json["total"] == 1500
 
+    def test_the_key_of_a_long_upload_is_held_for_long(
+        self, client: FlaskClient, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        held: list[timedelta] = []
+        create = IngestionQueue.create
+
+        def look_and_create(*arguments: Any, **choices: Any) -> uuid.UUID:
+            with database.session() as session:
+                until = text("SELECT locked_until - now() FROM idempotency_keys")
+                held.append(session.scalars(until).one())
+            return create(*arguments, **choices)
+
+        monkeypatch.setattr(IngestionQueue, "create", look_and_create)
+        upload(client, b"image_url\nhttp://x/\n", key="k")
+        assert timedelta(minutes=29) < held[0] <= timedelta(minutes=30)
+
     def test_an_idempotency_key_takes_a_file_once(
         self, client: FlaskClient, database: Database
     ) -> None:
