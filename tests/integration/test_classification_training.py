@@ -134,8 +134,8 @@ def test_train_go_on_export_and_predict(tmp_path: Path, backend: str) -> None:
 
     assert trained.strip() == str(tmp_path / "runs/tiny/network.weights.h5")
     again = weights_in(tmp_path / "runs/tiny/network.weights.h5")
-    # Keras swaps averages in and out by adding and subtracting on TensorFlow, which rounds; a step's
-    # weights differ from their average by a thousandth.
+    # On TensorFlow, Keras swaps averages in and out by adding and subtracting, which rounds; a
+    # step's weights differ from their average by far more.
     for name, expected in finished.items():
         np.testing.assert_allclose(again[name], expected, atol=1e-5, err_msg=name)
     with (tmp_path / "runs/tiny/log.csv").open(encoding="utf-8") as file:
