@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.errors import ErrorCode, PermanentError
-from vision.garments import ATTRIBUTES, UNKNOWN, Prediction
+from vision.garments import ATTRIBUTES, UNKNOWN, Belief, Prediction
 
 Floats = NDArray[np.floating]
 
@@ -46,12 +46,16 @@ class Decoder:
     thresholds: Mapping[str, float]
 
     def probabilities(
-        self, logits: Mapping[str, Floats], hints: Sequence[Mapping[str, str]] | None = None
+        self,
+        logits: Mapping[str, Floats],
+        hints: Sequence[Mapping[str, str]] | None = None,
+        beliefs: Sequence[Belief | None] | None = None,
     ) -> dict[str, NDArray[np.float64]]:
         """Attribute → (N, C) calibrated probabilities.
 
         logits: attribute → (N, C). hints: for each crop attribute → the label known to be true;
-        what contradicts it gets probability 0.
+        what contradicts it gets probability 0. beliefs: for each crop what finding it says of its
+        article type, see `believing`.
 
         Raises `PermanentError` (`validation_error`) for a hint with an unknown attribute or label,
         listing the known ones, and for hints that no article type satisfies.
@@ -67,6 +71,10 @@ class Decoder:
             tempered(leaf_scores(logits, self.parents), self.parents, self.temperatures),
             [self._allowed_leaves(a) for a in allowed],
         )
+        for row, belief in enumerate(beliefs or ()):
+            if belief is not None:
+                believed = np.isin(self.labels[LEAF], belief.article_types)
+                leaves[row] = believing(leaves[row], believed, belief.confidence)
         for level in TREE_LEVELS[:-1]:
             answers[level] = marginals(leaves, self.parents[level], len(self.labels[level]))
         answers[LEAF] = leaves
@@ -85,6 +93,7 @@ class Decoder:
         self,
         logits: Mapping[str, Floats],
         hints: Sequence[Mapping[str, str]] | None = None,
+        beliefs: Sequence[Belief | None] | None = None,
         *,
         allow_unknown: bool = True,
     ) -> list[dict[str, Prediction]]:
@@ -92,7 +101,7 @@ class Decoder:
 
         Arguments and errors as in `probabilities`.
         """
-        probabilities = self.probabilities(logits, hints)
+        probabilities = self.probabilities(logits, hints, beliefs)
         best = self.best(probabilities)
         return [
             self._answers(
@@ -151,6 +160,21 @@ class Decoder:
                 ErrorCode.VALIDATION_ERROR, "the hints contradict each other: no article type fits"
             )
         return leaves
+
+
+def believing(
+    leaves: NDArray[np.float64], believed: NDArray[np.bool_], confidence: float
+) -> NDArray[np.float64]:
+    """(A,) probabilities of article types, given that a detector saw one of the `believed` ones.
+
+    The law of total probability: with `confidence` the detector is right and the answer is among
+    the believed, in proportion to what the classifier gave them; otherwise it says nothing.
+    """
+    share = leaves[believed].sum()
+    if share <= 0:  # Nothing believed is among the bundle's labels, or a hint rules it all out.
+        return leaves
+    among_believed = np.where(believed, leaves / share, 0.0)
+    return confidence * among_believed + (1 - confidence) * leaves
 
 
 def leaf_scores(

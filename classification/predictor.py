@@ -69,7 +69,7 @@ class AttributeClassifier:
         self._session.load()
 
     def predict(self, batch: Sequence[Crop]) -> list[Labels]:
-        """One `Labels` a crop, in the order of `batch`, each conditioned on the crop's hints.
+        """One `Labels` a crop, in the order of `batch`, given the crop's hints and belief.
 
         Raises `PermanentError` (`validation_error`) for an unknown or contradictory hint.
         """
@@ -77,7 +77,10 @@ class AttributeClassifier:
             return []
         raw = self.raw([crop.pixels for crop in batch])
         answers = self._decoder.decode(
-            raw.logits, [crop.hints for crop in batch], allow_unknown=self._allow_unknown
+            raw.logits,
+            [crop.hints for crop in batch],
+            [crop.belief for crop in batch],
+            allow_unknown=self._allow_unknown,
         )
         return [
             Labels(answer, vector) for answer, vector in zip(answers, raw.embedding, strict=True)

@@ -76,17 +76,30 @@ class Detections:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What finding a garment says of it before it is classified.
+
+    It is one of `article_types` with a probability of at least `confidence`, in [0, 1].
+    """
+
+    article_types: tuple[str, ...]
+    confidence: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Crop:
     """The pixels of one garment.
 
     pixels: (h, w, 3) uint8 RGB. xyxy: where it was cut, clipped to the photo. hints: what the
     caller already knows, attribute → label (`{"gender": "Women"}`); answers are conditioned on it.
+    belief: what the detector made of it, None when nothing is known.
     """
 
     pixels: NDArray[np.uint8]
     xyxy: tuple[int, int, int, int]
     hints: Mapping[str, str] = field(default_factory=dict)
+    belief: Belief | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,6 +18,7 @@ class Taxonomy:
 
     garment_classes: the detector's classes. class_of_tag: Clothing Co-Parsing tag → class.
     ignored_tags: tags that are neither found nor missed. background_tags: not clothing.
+    article_types_of_class: garment class → article types that a garment of the class may be.
     sub_category_of: article type → subcategory. master_category_of: subcategory → master category.
     attribute_labels: attribute outside the tree (gender, base_colour, season, usage) → labels.
     home_photo_article_types: coarse label of the home photos → article types that are right for it.
@@ -27,6 +28,7 @@ class Taxonomy:
     class_of_tag: Mapping[str, str]
     ignored_tags: tuple[str, ...]
     background_tags: tuple[str, ...]
+    article_types_of_class: Mapping[str, tuple[str, ...]]
     sub_category_of: Mapping[str, str]
     master_category_of: Mapping[str, str]
     attribute_labels: Mapping[str, tuple[str, ...]]
@@ -66,6 +68,9 @@ def load_taxonomy(path: Path = TAXONOMY_PATH) -> Taxonomy:
         class_of_tag={tag: name for name, tags in garments["classes"].items() for tag in tags},
         ignored_tags=tuple(garments["ignore"]),
         background_tags=tuple(garments["background"]),
+        article_types_of_class={
+            name: tuple(articles) for name, articles in garments["article_types"].items()
+        },
         sub_category_of={
             article: sub
             for subs in products.values()

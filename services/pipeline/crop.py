@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vision.garments import Crop
+from vision.garments import Belief, Crop
 from vision.image import RgbImage
 
 # Share of the box's longer side added on every side: product photos, which the classifier learnt
@@ -18,6 +18,7 @@ def crop(
     image: RgbImage,
     xyxy: tuple[float, float, float, float],
     hints: Mapping[str, str] | None = None,
+    belief: Belief | None = None,
     margin: float = MARGIN,
 ) -> Crop:
     """The box and some air, clipped to the photo and at least one pixel wide and high."""
@@ -32,4 +33,5 @@ def crop(
         pixels=image.pixels[top:bottom, left:right],
         xyxy=(left, top, right, bottom),
         hints=hints or {},
+        belief=belief,
     )

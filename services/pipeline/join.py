@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.boxes import pairwise_iou
-from vision.garments import Detections, Style, StyleInstances
+from vision.garments import Belief, Detections, Style, StyleInstances
 from vision.image import RgbImage
 from vision.rle import Rle
 from vision.taxonomy import Taxonomy
@@ -57,6 +57,13 @@ def whole_image(image: RgbImage) -> FoundGarment:
         mask=None,
         style=None,
     )
+
+
+def belief_of(garment: FoundGarment, taxonomy: Taxonomy) -> Belief | None:
+    """What the garment's category says of its article type; its score is how sure that is."""
+    if garment.category is None or garment.score is None:
+        return None
+    return Belief(taxonomy.article_types_of_class[garment.category], garment.score)
 
 
 def match(detections: Detections, style: StyleInstances, taxonomy: Taxonomy) -> dict[int, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from services.pipeline.assemble import assemble
 from services.pipeline.crop import crop
-from services.pipeline.join import FoundGarment, join, whole_image
+from services.pipeline.join import FoundGarment, belief_of, join, whole_image
 from vision.garments import (
     Crop,
     Detections,
@@ -131,7 +131,10 @@ class Pipeline:
     ) -> Sequence[Labels | None]:
         if "classify" not in options.stages:
             return [None] * len(found)
-        crops = [crop(image, garment.xyxy, options.context) for garment in found]
+        crops = [
+            crop(image, garment.xyxy, options.context, belief_of(garment, self._taxonomy))
+            for garment in found
+        ]
         return self.classifier.predict(crops)
 
 

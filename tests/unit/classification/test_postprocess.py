@@ -16,7 +16,7 @@ from classification.postprocess import (
 )
 from tests.unit.classification.mean_colour import LABELS, MASTER_CATEGORY_OF, SUB_CATEGORY_OF
 from vision.errors import ErrorCode, PermanentError
-from vision.garments import ATTRIBUTES, UNKNOWN
+from vision.garments import ATTRIBUTES, UNKNOWN, Belief
 from vision.taxonomy import load_taxonomy
 
 SMALL_LABELS = {name: tuple(labels) for name, labels in LABELS.items()}
@@ -194,6 +194,32 @@ def test_a_hint_that_cannot_be_is_an_error(hints: dict[str, str], message: str):
     assert raised.value.code == ErrorCode.VALIDATION_ERROR
 
 
+def test_what_was_found_counts_as_much_as_the_detector_was_sure():
+    # Alone: Tshirts .168, Shirts .056, Jeans .032, Heels .008 of .264. The detector says trousers
+    # or shoes, .75 sure: Jeans get .75 · .032/.040 + .25 · .032/.264.
+    belief = Belief(("Jeans", "Heels"), confidence=0.75)
+    (answers,) = small_decoder().decode(logits_of(**CONFLICT), beliefs=[belief])
+
+    assert [answers[level].label for level in TREE_LEVELS] == ["Apparel", "Bottomwear", "Jeans"]
+    expected = 0.75 * 0.032 / 0.040 + 0.25 * 0.032 / 0.264
+    assert answers["article_type"].confidence == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "belief", [None, Belief(("Jeans",), confidence=0.0), Belief(("Backpacks",), confidence=0.9)]
+)
+def test_a_belief_that_says_nothing_changes_nothing(belief: Belief | None):
+    alone = small_decoder().decode(logits_of(**CONFLICT))
+    assert small_decoder().decode(logits_of(**CONFLICT), beliefs=[belief]) == alone
+
+
+def test_a_hint_outweighs_a_belief():
+    (answers,) = small_decoder().decode(
+        logits_of(**CONFLICT), [{"sub_category": "Topwear"}], [Belief(("Jeans",), confidence=1.0)]
+    )
+    assert answers["article_type"].label == "Tshirts"
+
+
 def test_no_crops_no_answers():
     empty = {name: values[:0] for name, values in logits_of().items()}
 
@@ -213,8 +239,14 @@ WILD = st.floats(-50, 50, width=32)
         }
     ),
     thresholds=st.dictionaries(st.sampled_from(ATTRIBUTES), st.floats(0, 1)),
+    belief=st.none()
+    | st.builds(
+        Belief,
+        st.sampled_from(sorted(TAXONOMY.article_types_of_class.values())),
+        st.floats(0, 1),
+    ),
 )
-def test_answers_never_contradict_each_other(logits, thresholds):
+def test_answers_never_contradict_each_other(logits, thresholds, belief):
     decoder = decoder_for(
         FULL_LABELS,
         dict(TAXONOMY.sub_category_of),
@@ -222,9 +254,9 @@ def test_answers_never_contradict_each_other(logits, thresholds):
         **thresholds,
     )
 
-    for p in decoder.probabilities(logits).values():
+    for p in decoder.probabilities(logits, beliefs=[belief]).values():
         assert p.sum() == pytest.approx(1.0)
-    (answers,) = decoder.decode(logits)
+    (answers,) = decoder.decode(logits, beliefs=[belief])
     master, sub, article = (answers[level] for level in TREE_LEVELS)
     if article.label != UNKNOWN:
         assert TAXONOMY.sub_category_of[article.label] == sub.label

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from services.pipeline.join import join, match, whole_image
+from services.pipeline.join import belief_of, join, match, whole_image
 from vision.garments import Detections, StyleInstances
 from vision.image import RgbImage
 from vision.rle import Rle
@@ -75,6 +75,16 @@ def test_one_instance_joins_one_detection():
 )
 def test_without_detections_only_instances_remain(detections, style):
     assert [g.source for g in join(detections, style, TAXONOMY)] == ["style"] * len(style)
+
+
+def test_a_category_says_what_article_type_to_expect():
+    (found,) = join(_detections(([0, 0, 10, 10], "belt")), _style(), TAXONOMY)
+    belief = belief_of(found, TAXONOMY)
+    assert belief is not None
+    assert belief.article_types == ("Belts",)
+    assert belief.confidence == pytest.approx(0.9)
+    photo = RgbImage(np.zeros((20, 30, 3), np.uint8), sha256="0" * 64)
+    assert belief_of(whole_image(photo), TAXONOMY) is None
 
 
 def test_the_whole_photo_can_stand_for_a_garment():

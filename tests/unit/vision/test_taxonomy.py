@@ -23,6 +23,13 @@ def test_every_tag_is_a_garment_ignored_or_background():
     assert len(TAXONOMY.garment_classes) == 14
 
 
+def test_every_garment_class_may_be_some_article_types():
+    assert tuple(TAXONOMY.article_types_of_class) == TAXONOMY.garment_classes
+    for articles in TAXONOMY.article_types_of_class.values():
+        assert articles
+        assert set(articles) <= set(TAXONOMY.article_types)
+
+
 def test_labels_of_knows_every_attribute():
     assert "Tshirts" in TAXONOMY.labels_of("article_type")
     assert "Apparel" in TAXONOMY.labels_of("master_category")
