@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from services.api.errors import ApiCode, ProblemError
 from services.api.schemas import Health
 from services.api.state import state
+from vision.errors import TransientError
 
 METRICS_ANSWER: dict[int | str, Any] = {
     200: {
@@ -51,5 +52,9 @@ def ready() -> Any:
 @bp.get("/metrics")
 @bp.doc(responses=METRICS_ANSWER)
 def metrics() -> Response:
-    """Counts and timings for Prometheus"""
-    return Response(state().metrics.render(), content_type=CONTENT_TYPE_LATEST)
+    """Counts, timings and the queue's depth for Prometheus"""
+    try:
+        depth = state().ingestions.queue_depth()
+    except TransientError:
+        depth = None  # What this process has counted is wanted most when the store is away.
+    return Response(state().metrics.render(depth), content_type=CONTENT_TYPE_LATEST)

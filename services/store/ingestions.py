@@ -136,6 +136,17 @@ class StoredItem:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """What is unfinished in all ingestions. oldest_wait_s: since the first that waits has waited,
+    whether it is new, put back or retried; 0 when none waits.
+    """
+
+    pending: int
+    running: int
+    oldest_wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """What holds for every item of an ingestion.
 
@@ -341,6 +352,20 @@ class IngestionStore:
             ranges = session.execute(_ranges(rows)).all()
             enqueue(session.connection(), _chunks_of(ingestion, ranges))
             session.commit()
+
+    def queue_depth(self) -> QueueDepth:
+        """How much there is to do; read from an index of nothing else."""
+        age = func.extract("epoch", func.now() - func.min(IngestionItemRow.updated_at))
+        statement = (
+            select(IngestionItemRow.state, func.count(), age)
+            .where(IngestionItemRow.state.in_(UNFINISHED))
+            .group_by(IngestionItemRow.state)
+        )
+        with self._database.session() as session:
+            found = {state: (count, float(age)) for state, count, age in session.execute(statement)}
+        pending, oldest_wait_s = found.get(IngestionItemState.PENDING, (0, 0.0))
+        running, _ = found.get(IngestionItemState.RUNNING, (0, 0.0))
+        return QueueDepth(pending, running, max(0.0, oldest_wait_s))
 
     def failures(self, ingestion_id: uuid.UUID) -> Iterator[StoredItem]:
         """Every failed item, in order, in memory that does not grow; holds no connection while

@@ -273,6 +273,12 @@ class IngestionItemRow(Base):
             "lease_until",
             postgresql_where=text("state = 'running'"),
         ),
+        Index(
+            "ix_ingestion_items_unfinished",
+            "state",
+            "updated_at",
+            postgresql_where=text("state IN ('pending', 'running')"),
+        ),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid7)

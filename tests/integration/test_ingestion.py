@@ -24,6 +24,7 @@ from pytest_httpserver import HTTPServer
 from sqlalchemy import text
 
 from services.api import ingestions as api_ingestions
+from services.api.app import create_app
 from services.bootstrap import Container
 from services.ingestion import tasks
 from services.ingestion.queue import IngestionQueue
@@ -560,6 +561,45 @@ class TestApi:
             ["3", "2", "'-3", "http://x/4", "source_status", "5"],
             ["4", "1", "'+4", "http://x/5", "source_status", "\u00e9"],
         ]
+
+
+class TestQueueMetrics:
+    def test_what_is_unfinished_and_how_long_it_waits(
+        self, client: FlaskClient, store: IngestionStore, database: Database
+    ) -> None:
+        chunk = new_ingestion(store, 4)
+        first, second = (store.begin_next(chunk, START, MINUTE) for _ in range(2))
+        assert first is not None
+        assert second is not None
+        store.fail(second, "source_status", "404")
+        with database.session() as session:
+            session.execute(
+                text("UPDATE ingestion_items SET updated_at = now() - interval '1 hour'")
+            )
+            session.commit()
+        values = queue_metrics(client)
+        assert values['vestiary_ingestion_items{state="pending"}'] == 2
+        assert values['vestiary_ingestion_items{state="running"}'] == 1
+        assert 3600 <= values["vestiary_ingestion_oldest_wait_seconds"] < 3660
+        store.cancel(chunk.ingestion_id)
+        store.fail(first, "source_status", "404")
+        assert set(queue_metrics(client).values()) == {0}
+
+    def test_a_store_that_is_away_leaves_the_counts(self, tmp_path: Path) -> None:
+        away = Container(Settings(database_url="postgresql://127.0.0.1:1/none", data_dir=tmp_path))
+        vars(away)["pipeline"] = fake_pipeline()
+        client = create_app(away).test_client()
+        client.get("/live")
+        answer = client.get("/metrics")
+        assert answer.status_code == 200
+        assert "vestiary_http_requests_total" in answer.text
+        assert "vestiary_ingestion_items" not in answer.text
+
+
+def queue_metrics(client: FlaskClient) -> dict[str, float]:
+    lines = client.get("/metrics").text.splitlines()
+    found = (line.rpartition(" ") for line in lines if line.startswith("vestiary_ingestion_"))
+    return {name: float(value) for name, _, value in found}
 
 
 class TestUpload:
