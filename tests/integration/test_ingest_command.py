@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -44,13 +45,17 @@ ONLY_QUEUE = IngestChoices(work=False)
 
 INGEST = """
 import sys
+from datetime import timedelta
 from services.bootstrap import Container
+from services.ingestion import tasks
 from services.ingestion.command import IngestChoices, outcome, run_ingest
 from services.ingestion.sources import DEFAULT_OPTIONS
 from services.settings import Settings
 from services.store import ingestions
 from tests.fakes import fake_pipeline
 ingestions.BATCH_ITEMS = 40
+tasks.LEASE = timedelta(seconds=1)
+tasks.RETRY = tasks.RetryPolicy(first_rest_s=0.2, factor=1)
 container = Container(Settings())
 vars(container)["pipeline"] = fake_pipeline(delay_s=0.05)
 stored = run_ingest(container, sys.argv[1], DEFAULT_OPTIONS, IngestChoices())
@@ -390,6 +395,45 @@ def test_ctrl_c_stops_within_an_item_and_the_same_command_goes_on(
     )
     assert (second.returncode, second.stdout) == (0, "every row is accounted for: 120 items\n")
     assert {item.attempts for item in items(store, stopped)} == {1}
+
+
+def test_kill_9_at_any_moment_loses_nothing_and_stores_nothing_twice(
+    store: IngestionStore, database: Database, database_url: str, tmp_path: Path
+) -> None:
+    folder = photo_folder(tmp_path / "photos", 150)
+    arguments = [sys.executable, "-c", INGEST, str(folder)]
+    environment = {**os.environ, "VESTIARY_DATABASE_URL": database_url}
+    digest = source_digest(folder, DEFAULT_OPTIONS)
+    moments = random.Random(0)
+    for done in (1, 20, 40, 60, 80):
+        running = subprocess.Popen(arguments, cwd=ROOT, env=environment)
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                stored = store.find_by_source(digest, refresh=False)
+                if stored is not None and stored.counts[State.DONE] >= done:
+                    break
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            time.sleep(moments.random() * 0.2)
+        finally:
+            running.kill()
+            running.wait()
+    last = subprocess.run(arguments, cwd=ROOT, env=environment, timeout=90, check=False)
+    assert last.returncode == 0
+    after = store.get(stored.id)
+    assert after is not None
+    assert (after.reading, states(after)) == (False, {"done": 150})
+    assert [item.row for item in items(store, after)] == list(range(1, 151))
+    with database.session() as session:
+        counts = {
+            table: session.scalar(text(f"SELECT count(*) FROM {table}"))
+            for table in ("ingestions", "images", "image_sources", "analyses", "garments")
+        }
+    # Of each picture one analysis, with a top and trousers.
+    assert counts == {
+        "ingestions": 1, "images": 150, "image_sources": 150, "analyses": 150, "garments": 300,
+    }  # fmt: skip
 
 
 class TestCancel:
