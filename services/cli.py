@@ -127,8 +127,7 @@ def ingest(
 ) -> None:
     """Analyse every photo of a catalogue; interrupted, the same command goes on.
 
-    The exit status is 0 when every row is accounted for, also with failed ones, and 130 when
-    interrupted.
+    The exit status is 0 when every row is accounted for, failed ones too; 130 when interrupted.
     """
     from services.ingestion.command import IngestChoices, outcome, run_ingest, summary_table
     from services.ingestion.sources import read_options

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     api_workers: int = Field(default=1, ge=1)
     api_threads: int = Field(default=4, ge=1)
 
+    # Signs what is posted to webhooks; without one, none are taken.
+    webhook_secret: str | None = Field(default=None, min_length=16, repr=False)
+
     log_level: str = "INFO"
 
     @field_validator("fetch_allowed_ports", mode="before")

@@ -23,6 +23,7 @@ from services.api.errors import STATUS, ApiCode, ProblemError, validation_proble
 from services.api.idempotency import answer_once
 from services.api.schemas import (
     Ingestion,
+    IngestionForm,
     IngestionItemPage,
     IngestionItemQuery,
     IngestionRequest,
@@ -31,8 +32,9 @@ from services.api.state import state
 from services.api.submissions import FORM, JSON, read_json
 from services.ingestion.intake import items_of
 from services.ingestion.sources import open_catalogue
+from services.ingestion.webhooks import check_webhook, ingestion_as_json
 from services.store.idempotency import Answer
-from services.store.ingestions import NewItem, StoredIngestion, StoredItem
+from services.store.ingestions import NewIngestion, NewItem, StoredIngestion, StoredItem
 from services.store.records import IngestionItemState
 from vision.errors import ErrorCode, PermanentError
 
@@ -70,9 +72,14 @@ def create_ingestion() -> Any:
     if request.mimetype == FORM:
         request.max_content_length = MAX_CATALOGUE_BYTES
         catalogue = _uploaded_catalogue()
+        webhook_url = _form_webhook()
         content = hashlib.file_digest(catalogue.stream, "sha256").digest()  # type: ignore[arg-type]
-        digest = hashlib.sha256(b"catalogue:" + content).hexdigest()
-        answer = answer_once(digest, lambda: _submit_catalogue(catalogue), CATALOGUE_LOCK)
+        asked = b"catalogue:%b:%b" % (content, (webhook_url or "").encode())
+        answer = answer_once(
+            hashlib.sha256(asked).hexdigest(),
+            lambda: _submit_catalogue(catalogue, webhook_url),
+            CATALOGUE_LOCK,
+        )
     elif request.mimetype == JSON:
         body = read_json(request, IngestionRequest)
         digest = hashlib.sha256(b"ingestion:" + body.model_dump_json().encode()).hexdigest()
@@ -86,7 +93,7 @@ def create_ingestion() -> Any:
 @bp.output(Ingestion)
 def get_ingestion(ingestion_id: uuid.UUID) -> Any:
     """Read how far an ingestion has come"""
-    return _ingestion(_existing(ingestion_id))
+    return ingestion_as_json(_existing(ingestion_id))
 
 
 @bp.get("/<uuid:ingestion_id>/items")
@@ -110,8 +117,9 @@ def cancel_ingestion(ingestion_id: uuid.UUID) -> Any:
     """
     _existing(ingestion_id)
     state().ingestions.cancel(ingestion_id)
+    state().ingestion_queue.announce(ingestion_id)
     log.info("ingestion_cancelled", ingestion_id=str(ingestion_id))
-    return _ingestion(_existing(ingestion_id))
+    return ingestion_as_json(_existing(ingestion_id))
 
 
 @bp.post("/<uuid:ingestion_id>/retry")
@@ -124,7 +132,7 @@ def retry_ingestion(ingestion_id: uuid.UUID) -> Any:
     _existing(ingestion_id)
     count = state().ingestion_queue.retry_failed(ingestion_id)
     log.info("ingestion_retried", ingestion_id=str(ingestion_id), items=count)
-    return _ingestion(_existing(ingestion_id)), 202
+    return ingestion_as_json(_existing(ingestion_id)), 202
 
 
 @bp.get("/<uuid:ingestion_id>/failures.csv")
@@ -162,10 +170,16 @@ def _defused(text: str | None) -> str:
 
 def _uploaded_catalogue() -> FileStorage:
     files = request.files
-    if set(files) != {"catalogue"} or len(files.getlist("catalogue")) > 1 or request.form:
-        message = "send one file, as `catalogue`, and nothing else"
+    if set(files) != {"catalogue"} or len(files.getlist("catalogue")) > 1:
+        message = "send one file, as `catalogue`"
         raise validation_problem([{"field": "catalogue", "message": message}])
     return files["catalogue"]
+
+
+def _form_webhook() -> str | None:
+    """The one field that may come beside the file."""
+    fields = IngestionForm.model_validate(request.form.to_dict(), strict=False)
+    return fields.webhook_url
 
 
 def _submit(body: IngestionRequest) -> Answer:
@@ -173,17 +187,24 @@ def _submit(body: IngestionRequest) -> Answer:
         NewItem(row, item.image_url, item.external_id, item.known)
         for row, item in enumerate(body.items, start=1)
     ]
-    return _accepted(state().ingestion_queue.create(items))
+    return _accepted(state().ingestion_queue.create(items, _new(body.webhook_url)))
 
 
-def _submit_catalogue(catalogue: FileStorage) -> Answer:
+def _new(webhook_url: str | None, source: str | None = None) -> NewIngestion:
+    if webhook_url is not None:
+        check_webhook(webhook_url, state().container.settings.webhook_secret)
+    return NewIngestion(source=source, webhook_url=webhook_url)
+
+
+def _submit_catalogue(catalogue: FileStorage, webhook_url: str | None) -> Answer:
     catalogue.stream.seek(0)
     # It is shown to people, and comes from a stranger.
     name = "".join(c for c in catalogue.filename or "" if c.isprintable())[:255] or None
+    new = _new(webhook_url, name)
     try:
         with open_catalogue(catalogue.stream) as rows:  # type: ignore[arg-type]
             ingestion_id = state().ingestion_queue.create(
-                items_of(rows), source=name, max_items=MAX_CATALOGUE_ITEMS
+                items_of(rows), new, max_items=MAX_CATALOGUE_ITEMS
             )
     except PermanentError as error:
         # Codes of a source stand for a gateway's failure where it is fetched. This one was sent.
@@ -193,9 +214,11 @@ def _submit_catalogue(catalogue: FileStorage) -> Answer:
 
 
 def _accepted(ingestion_id: uuid.UUID) -> Answer:
+    # Where no row has a usable photo, it has finished already.
+    state().ingestion_queue.announce(ingestion_id)
     log.info("ingestion_accepted", ingestion_id=str(ingestion_id))
     location = url_for("ingestions.get_ingestion", ingestion_id=ingestion_id)
-    return Answer(202, {"Location": location}, _ingestion(_existing(ingestion_id)))
+    return Answer(202, {"Location": location}, ingestion_as_json(_existing(ingestion_id)))
 
 
 def _existing(ingestion_id: uuid.UUID) -> StoredIngestion:
@@ -203,24 +226,6 @@ def _existing(ingestion_id: uuid.UUID) -> StoredIngestion:
     if stored is None:
         raise ProblemError(ApiCode.NOT_FOUND, "there is no ingestion with this id")
     return stored
-
-
-def _ingestion(stored: StoredIngestion) -> dict[str, Any]:
-    return {
-        "id": str(stored.id),
-        "created_at": stored.created_at.isoformat(),
-        "state": _state(stored),
-        "source": stored.source,
-        "total": stored.total,
-        "counts": {str(name): count for name, count in stored.counts.items()},
-        "failures": dict(stored.failures),
-    }
-
-
-def _state(stored: StoredIngestion) -> str:
-    if not stored.finished:
-        return "running"
-    return "cancelled" if stored.cancelled else "finished"
 
 
 def _item(item: StoredItem) -> dict[str, Any]:

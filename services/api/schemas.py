@@ -271,6 +271,12 @@ class AnalysisQuery(BaseModel):
     cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
 
 
+WEBHOOK = (
+    "http or https URL that is posted to when no item will change any more, signed in the header "
+    "`Vestiary-Signature`."
+)
+
+
 class IngestionItemRequest(Model):
     """One image to analyse."""
 
@@ -310,6 +316,7 @@ class IngestionRequest(Model):
     items: list[IngestionItemRequest] = Field(
         min_length=1, max_length=10_000, description="At most 10,000."
     )
+    webhook_url: Url | None = Field(None, description=WEBHOOK)
 
     @model_validator(mode="before")
     @classmethod
@@ -317,7 +324,13 @@ class IngestionRequest(Model):
         return {"items": body} if isinstance(body, list) else body
 
 
-class IngestionUpload(Model):
+class IngestionForm(Model):
+    """What may come with an uploaded catalogue."""
+
+    webhook_url: Url | None = Field(None, description=WEBHOOK)
+
+
+class IngestionUpload(IngestionForm):
     """A catalogue as the one file of a form (multipart/form-data)."""
 
     catalogue: Annotated[

@@ -100,7 +100,8 @@ def run_ingest(
 
 def summary_table(stored: StoredIngestion) -> Table:
     """Counts by state, and of the failed ones by error code."""
-    table = Table(title=f"ingestion {stored.id}", title_justify="left")
+    title = f"ingestion {stored.id}"
+    table = Table(title=title, title_justify="left", min_width=len(title))
     table.add_column("state")
     table.add_column("items", justify="right")
     for state, count in stored.counts.items():

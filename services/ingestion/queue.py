@@ -9,8 +9,8 @@ from typing import Any
 
 from procrastinate.contrib.sqlalchemy import SQLAlchemyPsycopg2Connector
 
-from services.ingestion.tasks import INGEST_CHUNK, queue_app, queue_of
-from services.store.ingestions import Chunk, IngestionStore, NewIngestion, NewItem
+from services.ingestion.tasks import ANNOUNCE, INGEST_CHUNK, queue_app, queue_of
+from services.store.ingestions import PLAIN, Chunk, IngestionStore, NewIngestion, NewItem
 from services.store.session import Database
 
 
@@ -28,9 +28,12 @@ class IngestionQueue:
         self._app = queue_app(connector)
 
     def create(
-        self, items: Iterable[NewItem], source: str | None = None, max_items: int | None = None
+        self,
+        items: Iterable[NewItem],
+        new: NewIngestion = PLAIN,
+        max_items: int | None = None,
     ) -> uuid.UUID:
-        return self._store.create(items, self._enqueue, NewIngestion(source=source), max_items)
+        return self._store.create(items, self._enqueue, new, max_items)
 
     def append(self, ingestion_id: uuid.UUID, after_row: int, batch: Sequence[NewItem]) -> bool:
         return self._store.append(ingestion_id, after_row, batch, self._enqueue)
@@ -40,6 +43,13 @@ class IngestionQueue:
 
     def requeue(self, ingestion_id: uuid.UUID, files_host: str | None) -> None:
         self._store.requeue(ingestion_id, files_host, self._enqueue)
+
+    def announce(self, ingestion_id: uuid.UUID) -> None:
+        def enqueue(connection: Any) -> None:
+            news = self._app.tasks[ANNOUNCE].configure(connection=connection)
+            news.defer(ingestion_id=str(ingestion_id))
+
+        self._store.announce(ingestion_id, enqueue)
 
     def _enqueue(self, connection: Any, chunks: Sequence[Chunk]) -> None:
         for host, group in groupby(chunks, key=lambda chunk: chunk.files_host):

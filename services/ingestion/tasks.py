@@ -18,6 +18,7 @@ from procrastinate.connector import BaseConnector
 from procrastinate.jobs import Job
 
 from services.ingestion.photos import LocalImages, LocalImagesPool
+from services.ingestion.webhooks import announce, check_webhook
 from services.pipeline.run import AnalysisOptions
 from services.store.ingestions import START, Chunk, IngestionStore, StoredItem, Terms
 from vision.errors import ErrorCode, PermanentError, TransientError
@@ -25,19 +26,29 @@ from vision.image import EncodedImage
 
 if TYPE_CHECKING:
     from services.bootstrap import Container
+    from services.ingestion.queue import IngestionQueue
 
 QUEUE = "ingestion"
-CONTAINER = "container"
-FILES = "files"
-"""Names under which the worker hands its container and its `LocalImagesPool` to the tasks."""
+TOOLS = "tools"
+"""Name under which the worker hands its `Tools` to the tasks."""
 
 # Fetch and analysis together take ten seconds at most; an item in hand for longer was dropped.
 LEASE = timedelta(minutes=2)
 
 INGEST_CHUNK = "ingest_chunk"
+ANNOUNCE = "announce_ingestion"
 REQUEUE_STALLED = "requeue_stalled"
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the tasks of one worker share."""
+
+    container: Container
+    files: LocalImagesPool
+    queue: IngestionQueue
 
 
 class ChunkUnfinishedError(Exception):
@@ -76,10 +87,26 @@ class RetryPolicy(BaseRetryStrategy):
 RETRY = RetryPolicy()
 
 
+@dataclass(frozen=True)
+class AnnouncePolicy(BaseRetryStrategy):
+    """Whoever is to be told may be away for a while: about twenty minutes."""
+
+    runs: int = 8
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        # `attempts` are the runs before this one.
+        if not isinstance(exception, TransientError) or job.attempts + 1 >= self.runs:
+            return None
+        return RetryDecision(retry_in={"milliseconds": round(RETRY.rest_s(job.attempts) * 1000)})
+
+
 def queue_app(connector: BaseConnector) -> App:
     """The queue with our tasks, on a connector of the caller's choice."""
     app = App(connector=connector)
     app.task(queue=QUEUE, name=INGEST_CHUNK, retry=RETRY, pass_context=True)(ingest_chunk)
+    app.task(queue=QUEUE, name=ANNOUNCE, retry=AnnouncePolicy(), pass_context=True)(
+        announce_ingestion
+    )
     requeue = app.task(
         queue=QUEUE, name=REQUEUE_STALLED, queueing_lock=REQUEUE_STALLED, pass_context=True
     )(requeue_stalled)
@@ -101,13 +128,13 @@ def ingest_chunk(context: JobContext, ingestion_id: str, first_row: int, last_ro
 
     A worker that is told to stop finishes the item in hand.
     """
-    container: Container = context.additional_context[CONTAINER]
+    tools: Tools = context.additional_context[TOOLS]
+    container = tools.container
     store = IngestionStore(container.database)
     chunk = Chunk(uuid.UUID(ingestion_id), first_row, last_row)
     terms = store.terms(chunk.ingestion_id)
     done = START
-    pool: LocalImagesPool = context.additional_context[FILES]
-    with pool.borrow() as files:
+    with tools.files.borrow() as files:
         source = ImageSource(container, files if terms.files else None)
         while not context.should_abort():
             item = store.begin_next(chunk, done, LEASE)
@@ -120,6 +147,27 @@ def ingest_chunk(context: JobContext, ingestion_id: str, first_row: int, last_ro
         raise ChunkInterruptedError(f"{unfinished} items")
     if unfinished:
         raise ChunkUnfinishedError(f"{unfinished} items")
+    if terms.webhook:
+        tools.queue.announce(chunk.ingestion_id)
+
+
+def announce_ingestion(context: JobContext, ingestion_id: str) -> None:
+    """Tell who asked for it that an ingestion has finished. Raises `TransientError`."""
+    container = context.additional_context[TOOLS].container
+    stored = IngestionStore(container.database).get(uuid.UUID(ingestion_id))
+    secret = container.settings.webhook_secret
+    if stored is None or stored.webhook_url is None or not stored.finished:
+        return  # Failed items were retried meanwhile; there will be other news.
+    try:
+        check_webhook(stored.webhook_url, secret)
+        announce(container.fetcher, stored, stored.webhook_url, secret)
+    except PermanentError as error:
+        log.warning("webhook_failed", ingestion=ingestion_id, code=str(error.code))
+    except TransientError as error:
+        log.warning("webhook_postponed", ingestion=ingestion_id, code=str(error.code))
+        raise
+    else:
+        log.info("webhook_delivered", ingestion=ingestion_id)
 
 
 async def requeue_stalled(context: JobContext, timestamp: int) -> None:  # noqa: ARG001

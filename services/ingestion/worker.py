@@ -11,7 +11,8 @@ import structlog
 from procrastinate import App, PsycopgConnector
 
 from services.ingestion.photos import LocalImagesPool
-from services.ingestion.tasks import CONTAINER, FILES, QUEUE, queue_app, queue_of, this_host
+from services.ingestion.queue import IngestionQueue
+from services.ingestion.tasks import QUEUE, TOOLS, Tools, queue_app, queue_of, this_host
 from services.logs import configure_logging
 from vision.errors import ErrorCode, PermanentError
 
@@ -67,6 +68,7 @@ async def _work(
 ) -> None:
     async with app.open_async():
         files = LocalImagesPool(container.settings.fetch_max_bytes)
+        tools = Tools(container, files, IngestionQueue(container.database))
         work = asyncio.create_task(
             app.run_worker_async(
                 queues=[QUEUE, queue_of(this_host())],
@@ -79,7 +81,7 @@ async def _work(
                 shutdown_graceful_timeout=LONGEST_JOB_S if until_empty else 0,
                 # What came of the work is in our tables; only jobs that met a bug are of use.
                 delete_jobs="successful",
-                additional_context={CONTAINER: container, FILES: files},
+                additional_context={TOOLS: tools},
             )
         )
         # The worker's own handlers of SIGTERM and Ctrl-C end `work`, in an orderly way.

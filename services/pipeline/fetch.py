@@ -20,7 +20,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +116,8 @@ class Fetcher:
         hop = parse_url(url)
         for _ in range(self._policy.max_redirects + 1):
             self._check(hop)
-            transfer = self._perform(hop, deadline)
+            transfer = _Transfer(self._rules, self._policy.max_bytes)
+            self._perform(hop, deadline, transfer, {})
             if transfer.status not in REDIRECTS:
                 return EncodedImage(transfer.picture(), source_url=url)
             hop = hop.join(transfer.location())
@@ -124,6 +125,23 @@ class Fetcher:
             ErrorCode.TOO_MANY_REDIRECTS,
             f"the source redirected more than {self._policy.max_redirects} times",
         )
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
+        """Send `body` to an http or https URL, under the same rules; redirects are not followed.
+
+        Returns when the answer's status is 2xx, whatever else it says. Raises `PermanentError`
+        (`invalid_url`, `url_blocked`, `source_status`, `source_unreachable`) and `TransientError`
+        (`source_unreachable`, `source_timeout`, `source_status`) as `fetch` does.
+        """
+        hop = parse_url(url)
+        self._check(hop)
+        lines = [f"{name}: {value}" for name, value in headers.items()]
+        # An empty Expect: libcurl would wait for leave to send more than a megabyte.
+        options = {pycurl.POSTFIELDS: body, pycurl.HTTPHEADER: [*lines, "Expect:"]}
+        receipt = _Receipt(self._rules, self._policy.max_bytes)
+        deadline = time.monotonic() + self._policy.total_timeout_s
+        self._perform(hop, deadline, receipt, options)
+        receipt.require_accepted()
 
     def _check(self, hop: SourceUrl) -> None:
         """What can be said of a URL before anything is opened."""
@@ -134,14 +152,15 @@ class Fetcher:
         if hop.port not in self._policy.allowed_ports:
             raise PermanentError(ErrorCode.URL_BLOCKED, f"port {hop.port} may not be fetched from")
 
-    def _perform(self, hop: SourceUrl, deadline: float) -> _Transfer:
-        """One request and its answer, redirects not followed."""
+    def _perform(
+        self, hop: SourceUrl, deadline: float, transfer: _Transfer, options: Mapping[int, Any]
+    ) -> None:
+        """One request and its answer, redirects not followed. options: besides the usual ones."""
         connect_by = min(deadline, time.monotonic() + self._policy.connect_timeout_s)
         addresses = self._addresses(hop, connect_by)
-        transfer = _Transfer(self._rules, self._policy.max_bytes)
         curl = pycurl.Curl()
         try:
-            for option, value in self._options(hop, addresses).items():
+            for option, value in {**self._options(hop, addresses), **options}.items():
                 curl.setopt(option, value)
             transfer.attach(curl)
             curl.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds_until(connect_by))
@@ -152,7 +171,6 @@ class Fetcher:
         finally:
             curl.close()
         transfer.require_headers()
-        return transfer
 
     def _addresses(self, hop: SourceUrl, connect_by: float) -> Sequence[str]:
         if hop.address is not None:
@@ -329,6 +347,17 @@ class _Transfer:
 
     def _body_too_large(self) -> PermanentError:
         return _too_large(f"the source sends more than {self._max_bytes} bytes")
+
+
+class _Receipt(_Transfer):
+    """The answer to what was posted, of which only the status counts."""
+
+    def take_body(self, _chunk: bytes) -> int:
+        return self._stop(None)
+
+    def require_accepted(self) -> None:
+        if not http.HTTPStatus.OK <= self.status < http.HTTPStatus.MULTIPLE_CHOICES:
+            raise self._status_error()
 
 
 def _settle(found: Future[Sequence[str]], resolve: Resolve, host: str) -> None:

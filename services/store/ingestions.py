@@ -72,6 +72,10 @@ class NewIngestion:
     source_digest: str | None = None
     files_host: str | None = None
     refresh: bool = False
+    webhook_url: str | None = None
+
+
+PLAIN = NewIngestion()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ class StoredIngestion:
     read_rows: int
     refresh: bool
     cancelled: bool
+    webhook_url: str | None
     counts: Mapping[IngestionItemState, int]
     failures: Mapping[str, int]
 
@@ -151,11 +156,12 @@ class Terms:
     """What holds for every item of an ingestion.
 
     files: whether items may name files of the machine that works on them. not_before: analyses
-    that are older are made again.
+    that are older are made again. webhook: whether somebody is to be told of the end.
     """
 
     files: bool
     not_before: datetime | None
+    webhook: bool = False
 
 
 Position = tuple[int, int]
@@ -176,7 +182,7 @@ class IngestionStore:
         self,
         items: Iterable[NewItem],
         enqueue: Enqueue,
-        new: NewIngestion = NewIngestion(),
+        new: NewIngestion = PLAIN,
         max_items: int | None = None,
     ) -> uuid.UUID:
         """Store a whole list, as it streams in, and queue the work on it: all of it or nothing.
@@ -270,6 +276,7 @@ class IngestionStore:
             read_rows=ingestion.read_rows,
             refresh=ingestion.refresh,
             cancelled=ingestion.cancelled_at is not None,
+            webhook_url=ingestion.webhook_url,
             counts=counts,
             failures=dict(sorted(failures.items())),
         )
@@ -280,6 +287,7 @@ class IngestionStore:
         return Terms(
             files=ingestion.files_host is not None,
             not_before=ingestion.created_at if ingestion.refresh else None,
+            webhook=ingestion.webhook_url is not None,
         )
 
     def cancel(self, ingestion_id: uuid.UUID) -> None:
@@ -324,6 +332,7 @@ class IngestionStore:
         with self._database.session() as session:
             ingestion = _locked(session, ingestion_id)
             ranges = session.execute(_ranges(select(again.c.row))).all()
+            ingestion.announced = ingestion.announced and not ranges
             enqueue(session.connection(), _chunks_of(ingestion, ranges))
             session.commit()
         return sum(count for _, _, count in ranges)
@@ -351,6 +360,25 @@ class IngestionStore:
             )
             ranges = session.execute(_ranges(rows)).all()
             enqueue(session.connection(), _chunks_of(ingestion, ranges))
+            session.commit()
+
+    def announce(self, ingestion_id: uuid.UUID, enqueue: Callable[[Any], None]) -> None:
+        """Queue the news that an ingestion has finished, if it has, somebody is to be told, and
+        that was not done since it was last at work. To be called whenever it may have.
+
+        enqueue: puts the job into the queue, on the database connection it is given.
+        """
+        left = select(func.count()).where(
+            IngestionItemRow.ingestion_id == ingestion_id, IngestionItemRow.state.in_(UNFINISHED)
+        )
+        with self._database.session() as session:
+            # Of several that end the last items at a time, the last one here sees them all ended.
+            ingestion = _locked(session, ingestion_id)
+            wanted = ingestion.webhook_url is not None and not ingestion.announced
+            if not wanted or ingestion.reading or session.scalar(left):
+                return
+            ingestion.announced = True
+            enqueue(session.connection())
             session.commit()
 
     def queue_depth(self) -> QueueDepth:
@@ -496,6 +524,7 @@ def _ingestion_row(new: NewIngestion) -> IngestionRow:
         source_digest=new.source_digest,
         files_host=new.files_host,
         refresh=new.refresh,
+        webhook_url=new.webhook_url,
     )
 
 

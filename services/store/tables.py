@@ -227,7 +227,8 @@ class IngestionRow(Base):
     total: items so far. reading: whether more may come; read_rows: the last row that was stored.
     source: the catalogue's name for people; source_digest: what tells it from others, null where
     nothing does. files_host: the machine whose files the rows may name besides URLs. refresh:
-    whether analyses older than this ingestion are made again.
+    whether analyses older than this ingestion are made again. webhook_url: who is told when it has
+    finished; announced: whether that is under way or done.
     """
 
     __tablename__ = "ingestions"
@@ -247,6 +248,8 @@ class IngestionRow(Base):
     read_rows: Mapped[int] = mapped_column(server_default="0")
     refresh: Mapped[bool] = mapped_column(server_default=false())
     cancelled_at: Mapped[datetime | None]
+    webhook_url: Mapped[str | None]
+    announced: Mapped[bool] = mapped_column(server_default=false())
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
