@@ -146,7 +146,8 @@ def _earlier(
         raise _invalid(f"there is no ingestion {choices.resume}")
     if stored.cancelled:
         raise _invalid(f"ingestion {choices.resume} was cancelled")
-    if stored.reading and stored.source_digest != digest:
+    identified = stored.reading or stored.source_digest is not None
+    if identified and stored.source_digest != digest:
         raise _invalid(
             f"ingestion {choices.resume} is of {stored.source} as it was, and not of this"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ CONCURRENCY = 2
 POLL_S = 2.0
 LONGEST_JOB_S = 3600
 WATCH_S = 1.0
+WATCH_REST = 10
 
 log = structlog.get_logger(__name__)
 
@@ -38,8 +40,8 @@ def run_worker(
     """Work until SIGTERM or Ctrl-C, then finish the items in hand.
 
     until_empty: end when no job is to be had, and all in hand are done. until: end when it says
-    True; asked once a second, in a thread of its own, and what it raises ends the work and is
-    raised here. log_level: in place of the settings'.
+    True; asked once a second (less often if it takes long) in a thread of its own, and what it
+    raises ends the work and is raised here. log_level: in place of the settings'.
 
     Raises `PermanentError` (`store_unavailable`) when the database's tables are not current, and
     what loading the models raises.
@@ -97,5 +99,8 @@ async def _work(
 
 
 async def _watch(until: Callable[[], bool] | None) -> None:
+    began = time.monotonic()
     while until is None or not await asyncio.to_thread(until):
-        await asyncio.sleep(WATCH_S)
+        # Counting a million items takes a second; it is not to be done all the time.
+        await asyncio.sleep(max(WATCH_S, WATCH_REST * (time.monotonic() - began)))
+        began = time.monotonic()

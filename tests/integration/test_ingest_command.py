@@ -338,9 +338,11 @@ def test_what_cannot_be_resumed(
 ) -> None:
     folder = photo_folder(tmp_path / "photos", 1)
     reading = store.begin_reading(NewIngestion(source="other"))
+    read = ingest(container, photo_folder(tmp_path / "others", 1), ONLY_QUEUE).id
     for resume, why in (
         (uuid.uuid4(), "there is no ingestion"),
         (reading, "is of other as it was"),
+        (read, "is of .*others as it was"),  # Its files are not here.
     ):
         with pytest.raises(PermanentError, match=why):
             ingest(container, folder, IngestChoices(resume=resume))
