@@ -15,7 +15,7 @@ from rich.console import Console
 
 from services.annotate import annotate as draw_report
 from services.bootstrap import Container, build_container
-from services.console import report_table
+from services.console import report_table, wide_console
 from services.pipeline.report_json import report_as_json
 from services.pipeline.run import AnalysisOptions
 from services.settings import Settings
@@ -67,7 +67,7 @@ def analyze(
             if as_json:
                 typer.echo(json.dumps({"photo": photo, **report}))
             else:
-                Console().print(report_table(photo, report))
+                wide_console().print(report_table(photo, report))
             if annotate is not None:
                 draw_report(decode(encoded), report).save(annotate)
     if failed:

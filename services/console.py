@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -12,7 +13,14 @@ if TYPE_CHECKING:
 
 Json = Mapping[str, Any]
 
+MIN_WIDTH = 180
 _ATTRIBUTE_COLUMNS = ("article_type", "base_colour", "gender", "season", "usage")
+
+
+def wide_console() -> Console:
+    """Standard output; as wide as the terminal, or wide enough for a table where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, MIN_WIDTH))
 
 
 def report_table(photo: str, report: Json) -> Table:

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from services.annotate import annotate
 from services.bootstrap import build_container
-from services.console import report_table, stored_table
+from services.console import report_table, stored_table, wide_console
 from services.settings import Settings
 from vision.errors import ErrorCode, TransientError
 from vision.image import EncodedImage, decode
@@ -41,7 +41,7 @@ def run_demo(settings: Settings, output: Path, console: Console | None = None) -
     Raises `TransientError` when the API does not become ready, `requests.HTTPError` when it
     refuses the photo.
     """
-    console = console or Console()
+    console = console or wide_console()
     output.mkdir(parents=True, exist_ok=True)
     settings = settings.model_copy(update={"data_dir": (output / "database").resolve()})
     container = build_container(settings)

@@ -18,6 +18,10 @@ MIN_IOU = 0.4
 # The two models name the same garment alike more often than not, so agreement breaks near-ties:
 # a shirt under an open jacket has nearly the jacket's box.
 AGREEMENT_BONUS = 0.25
+# An instance that the detector did not confirm must be surer than one it did. On the 83 validation
+# and calibration photos of Clothing Co-Parsing the F1 of all garments rises from .708 at the style
+# model's own threshold of .28 to .739 here, and stays there.
+MIN_LEFT_OVER_SCORE = 0.55
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,14 +39,17 @@ class FoundGarment:
 def join(
     detections: Detections, style: StyleInstances, taxonomy: Taxonomy
 ) -> tuple[FoundGarment, ...]:
-    """Every detection with its style instance, if any, then the instances left over.
+    """Every detection with its style instance, if any, then the instances left over and sure.
 
     A detection keeps its box and category; the instance adds mask and style.
     """
     partner = match(detections, style, taxonomy)
     found = [_from_detection(detections, i, style, partner.get(i)) for i in range(len(detections))]
     taken = set(partner.values())
-    found += [_from_style(style, j, taxonomy) for j in range(len(style)) if j not in taken]
+    left_over = [j for j in range(len(style)) if j not in taken]
+    found += [
+        _from_style(style, j, taxonomy) for j in left_over if style.scores[j] >= MIN_LEFT_OVER_SCORE
+    ]
     return tuple(found)
 
 

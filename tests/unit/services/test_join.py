@@ -23,12 +23,12 @@ def _detections(*boxes_and_labels: tuple[list[float], str]) -> Detections:
     )
 
 
-def _style(*boxes_and_tags: tuple[list[float], str]) -> StyleInstances:
+def _style(*boxes_and_tags: tuple[list[float], str], last_score: float = 0.6) -> StyleInstances:
     names = tuple(TAXONOMY.class_of_tag)
     count = len(boxes_and_tags)
     return StyleInstances(
         xyxy=np.array([box for box, _ in boxes_and_tags], np.float32).reshape(-1, 4),
-        scores=np.linspace(0.7, 0.6, count).astype(np.float32),
+        scores=np.linspace(0.7, last_score, count).astype(np.float32),
         class_ids=np.array([names.index(tag) for _, tag in boxes_and_tags], np.int64),
         class_names=names,
         masks=(MASK,) * count,
@@ -54,6 +54,13 @@ def test_what_is_left_over_is_reported_too():
     assert [(g.source, g.category) for g in found] == [("detection", "top"), ("style", "footwear")]
     assert found[0].mask is None
     assert found[1].score == pytest.approx(0.7)
+
+
+def test_what_only_the_style_model_half_saw_is_left_out():
+    # Scores of drawn instances fall evenly from .7 to .5: .7, .6, .5.
+    style = _style(*[([i, 0, i + 5, 5], "hat") for i in (0, 20, 40)], last_score=0.5)
+    found = join(_detections(), style, TAXONOMY)
+    assert [round(garment.score or 0, 2) for garment in found] == [0.7, 0.6]
 
 
 def test_agreement_of_names_decides_between_nearly_equal_boxes():
