@@ -28,7 +28,7 @@ from vision.errors import ErrorCode, TransientError
 from vision.image import EncodedImage, decode
 
 SAMPLES_DIR = Path(__file__).resolve().parent.parent / "samples"
-SAMPLE = "astronaut.png"
+SAMPLE = "camera.png"
 READY_TIMEOUT_S = 60.0
 LOOPBACK = "127.0.0.1"
 
