@@ -44,12 +44,16 @@ def annotate(image: RgbImage, report: Json) -> Image.Image:
 
 
 def title(garment: Json) -> str:
-    """The short name people read: colour and article type, else style label or category."""
-    answers = (garment["attributes"].get(name) for name in ("base_colour", "article_type"))
-    names = [answer["label"] for answer in answers if answer and answer["label"] != UNKNOWN]
-    if names:
-        return " ".join(names)
-    return str(garment["style"]["label"] if garment["style"] else garment["category"] or UNKNOWN)
+    """The short name people read: base colour, and article type, else style label or category."""
+    colour, article = (_known(garment, name) for name in ("base_colour", "article_type"))
+    style = garment["style"]["label"] if garment["style"] else None
+    noun = article or style or garment["category"] or UNKNOWN
+    return f"{colour} {noun}" if colour else str(noun)
+
+
+def _known(garment: Json, attribute: str) -> str | None:
+    answer = garment["attributes"].get(attribute)
+    return answer["label"] if answer and answer["label"] != UNKNOWN else None
 
 
 def _tint(canvas: NDArray[np.uint8], garment: Json, colour: tuple[int, int, int]) -> None:

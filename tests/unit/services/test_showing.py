@@ -61,6 +61,8 @@ def test_title_is_the_most_telling_name():
     unknown = {"label": "unknown", "confidence": 0.2, "alternatives": []}
     unsure = _garment(attributes={"article_type": unknown, "base_colour": unknown})
     assert title(unsure) == "t-shirt"
+    black = {"label": "Black", "confidence": 0.8, "alternatives": []}
+    assert title({**unsure, "attributes": {"base_colour": black}}) == "Black t-shirt"
     assert title({**unsure, "style": None}) == "top"
     assert title({**unsure, "style": None, "category": None}) == "unknown"
 
