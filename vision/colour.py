@@ -24,8 +24,8 @@ MAX_SAMPLES = 4096
 # Colours that cover less are seams, buttons and shadows.
 MIN_SHARE = 0.10
 MAX_COLOURS = 3
-# Levels of each channel in the table from RGB to palette entry.
-_LEVELS = 32
+# Colours are told apart in cells of this many levels a channel: less than a name spans.
+_CELL = 8
 # A border counts as plain background when its pixels differ by no more than this (0–255).
 _PLAIN_BORDER_DEVIATION = 12.0
 _BACKGROUND_TOLERANCE = 12
@@ -33,22 +33,22 @@ _BACKGROUND_TOLERANCE = 12
 
 @dataclass(frozen=True, eq=False)
 class Palette:
-    """names: K names. nearest: (32, 32, 32) uint8, index of the entry nearest to an RGB cell."""
+    """names: K names. lab: (K, 3) float64, their centres in CIELAB."""
 
     names: tuple[str, ...]
-    nearest: NDArray[np.uint8]
+    lab: NDArray[np.float64]
+
+    def nearest(self, rgb: NDArray[np.uint8]) -> NDArray[np.intp]:
+        """(N,) index of the entry nearest to each of (N, 3) uint8 sRGB colours."""
+        return ciede2000(rgb_to_lab(rgb)[:, None], self.lab[None]).argmin(axis=1)
 
 
 @cache
 def load_palette(path: Path = PALETTE_PATH) -> Palette:
-    """The palette in `path`, with its look-up table; built once per process."""
+    """The palette in `path`; read once per process."""
     entries: dict[str, str] = yaml.safe_load(path.read_text(encoding="utf-8"))
     centres = np.array([list(bytes.fromhex(code[1:])) for code in entries.values()], np.uint8)
-    axis = ((np.arange(_LEVELS) + 0.5) * 256 / _LEVELS).astype(np.uint8)
-    cells = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    distance = ciede2000(rgb_to_lab(cells)[:, None], rgb_to_lab(centres)[None])
-    nearest = distance.argmin(axis=1).astype(np.uint8).reshape(_LEVELS, _LEVELS, _LEVELS)
-    return Palette(names=tuple(entries), nearest=nearest)
+    return Palette(names=tuple(entries), lab=rgb_to_lab(centres))
 
 
 def dominant_colours(
@@ -67,8 +67,9 @@ def dominant_colours(
     samples = samples[:: max(1, len(samples) // MAX_SAMPLES)]
     if not len(samples):
         return ()
-    cell = samples // (256 // _LEVELS)
-    names = palette.nearest[cell[:, 0], cell[:, 1], cell[:, 2]]
+    # Samples that share a cell share a name, and a garment has few cells.
+    cells, cell_of = np.unique(samples // _CELL, axis=0, return_inverse=True)
+    names = palette.nearest(cells * _CELL + _CELL // 2)[cell_of.reshape(-1)]
     counts = np.bincount(names, minlength=len(palette.names))
     largest = np.argsort(-counts, kind="stable")[:MAX_COLOURS]
     shares = counts / len(samples)

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import yaml
 
-from vision.colour import ciede2000, dominant_colours, foreground, load_palette
+from vision.colour import PALETTE_PATH, ciede2000, dominant_colours, foreground, load_palette
 
 # Sharma, Wu and Dalal (2005), table 1: pairs chosen to trip wrong implementations.
 PUBLISHED_PAIRS = [
@@ -27,7 +28,9 @@ def test_ciede2000_gives_the_published_difference(first, second, expected):
 
 def test_every_palette_entry_is_named_by_itself():
     palette = load_palette()
-    assert set(np.unique(palette.nearest)) == set(range(len(palette.names)))
+    entries = yaml.safe_load(PALETTE_PATH.read_text(encoding="utf-8"))
+    centres = np.array([list(bytes.fromhex(code[1:])) for code in entries.values()], np.uint8)
+    assert palette.nearest(centres).tolist() == list(range(len(palette.names)))
 
 
 def test_shares_follow_the_area():
