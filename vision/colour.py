@@ -62,9 +62,9 @@ def dominant_colours(
     region has no colour. The hex of a colour is the median of the pixels that took its name.
     """
     palette = palette or load_palette()
-    samples = pixels.reshape(-1, 3) if mask is None else pixels[mask]
+    region = np.arange(pixels.shape[0] * pixels.shape[1]) if mask is None else np.flatnonzero(mask)
     # Evenly spread samples keep the answer the same from run to run.
-    samples = samples[:: max(1, len(samples) // MAX_SAMPLES)]
+    samples = pixels.reshape(-1, 3)[region[:: max(1, len(region) // MAX_SAMPLES)]]
     if not len(samples):
         return ()
     # Samples that share a cell share a name, and a garment has few cells.
