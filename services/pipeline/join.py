@@ -20,7 +20,7 @@ MIN_IOU = 0.4
 AGREEMENT_BONUS = 0.25
 # An instance that the detector did not confirm must be surer than one it did. On the 83 validation
 # and calibration photos of Clothing Co-Parsing the F1 of all garments rises from .708 at the style
-# model's own threshold of .28 to .739 here, and stays there.
+# model's own threshold of .28 to .739 here, and stays there (`python -m benchmarks.joining`).
 MIN_LEFT_OVER_SCORE = 0.55
 
 
@@ -37,7 +37,10 @@ class FoundGarment:
 
 
 def join(
-    detections: Detections, style: StyleInstances, taxonomy: Taxonomy
+    detections: Detections,
+    style: StyleInstances,
+    taxonomy: Taxonomy,
+    min_left_over_score: float = MIN_LEFT_OVER_SCORE,
 ) -> tuple[FoundGarment, ...]:
     """Every detection with its style instance, if any, then the instances left over and sure.
 
@@ -48,7 +51,7 @@ def join(
     taken = set(partner.values())
     left_over = [j for j in range(len(style)) if j not in taken]
     found += [
-        _from_style(style, j, taxonomy) for j in left_over if style.scores[j] >= MIN_LEFT_OVER_SCORE
+        _from_style(style, j, taxonomy) for j in left_over if style.scores[j] >= min_left_over_score
     ]
     return tuple(found)
 
