@@ -62,7 +62,9 @@ class Container:
         if self.settings.database_url is not None:
             return Database(self.settings.database_url, self.settings.database_pool_size)
         assert self.embedded is not None
-        database = Database(self.embedded.url, self.settings.database_pool_size)
+        database = Database(
+            self.embedded.url, self.settings.database_pool_size, self.embedded.ensure_running
+        )
         database.upgrade()
         return database
 

@@ -12,6 +12,7 @@ import atexit
 import fcntl
 import os
 import subprocess
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,11 @@ class EmbeddedPostgres:
                 self._users = None
                 raise
         atexit.register(self.stop)
+
+    def ensure_running(self) -> None:
+        """Start the server again if it has died under its users. Raises as the class does."""
+        with self._starting_or_stopping():
+            self._run_server()
 
     def stop(self) -> None:
         """Let go of the server, and stop it if nobody else uses it. May be called again.
@@ -101,20 +107,25 @@ class EmbeddedPostgres:
             self._server = get_server(self._dir / "postgres", cleanup_mode=None, start=False)
         except RuntimeError as error:
             raise PermanentError(ErrorCode.STORE_UNAVAILABLE, str(error)) from error
+        self._run_server()
+        self._create_database()
+        return self._server.get_uri(database=DATABASE, driver="psycopg2")
+
+    def _run_server(self) -> None:
         for attempt in range(1, START_ATTEMPTS + 1):
             try:
                 self._server.ensure_pgdata_inited()
                 self._server.ensure_postgres_running()
                 break
             except (subprocess.SubprocessError, OSError, AssertionError) as error:
-                # Recovery after a power cut outlasts the wheel's 10 s; the next try joins it.
+                # Recovery after a power cut outlasts the wheel's 10 s; the next try joins it. And
+                # the children of a killed server take a moment to end, before which none starts.
                 if attempt == START_ATTEMPTS:
                     raise TransientError(
                         ErrorCode.STORE_UNAVAILABLE,
                         f"the embedded database in {self._dir} does not start: {error}",
                     ) from error
-        self._create_database()
-        return self._server.get_uri(database=DATABASE, driver="psycopg2")
+                time.sleep(1)
 
     def _create_database(self) -> None:
         with _connection(self._server.get_uri(driver="psycopg2")) as connection:

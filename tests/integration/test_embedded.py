@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import pytest
 
 from services.store.embedded import EmbeddedPostgres
 from services.store.session import Database
-from vision.errors import ErrorCode, PermanentError
+from vision.errors import ErrorCode, PermanentError, TransientError
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
@@ -125,6 +126,24 @@ def test_a_server_that_was_killed_is_started_anew(folder: Path) -> None:
     with EmbeddedPostgres(folder) as restarted:
         Database(restarted.url).ping()
     server.stop()
+    assert _servers(folder) == []
+
+
+def test_a_server_that_dies_under_its_users_comes_back_with_the_next_connection(
+    folder: Path,
+) -> None:
+    with EmbeddedPostgres(folder) as server:
+        database = Database(server.url, revive=server.ensure_running)
+        database.ping()
+        (postmaster,) = _servers(folder)
+        postmaster.kill()
+        psutil.wait_procs([postmaster], timeout=10)
+        # Which of the two notices first, the pooled connection or a new one, is chance.
+        with contextlib.suppress(TransientError):
+            database.ping()
+        database.ping()
+        database.close()
+        assert len(_servers(folder)) == 1
     assert _servers(folder) == []
 
 
