@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classification.postprocess import TREE_LEVELS, Decoder
-from vision.garments import ATTRIBUTES
 
 ECE_BINS = 15
 _SMALLEST, _GREATEST = 0.1, 10.0
@@ -24,23 +23,21 @@ def fit_temperatures(
     logits: Mapping[str, NDArray[np.float32]],
     accepted: Mapping[str, NDArray[np.float32]],
 ) -> dict[str, float]:
-    """Attribute → the temperature with the least negative log-likelihood.
+    """Head → the temperature with the least negative log-likelihood, for all of the decoder's.
 
-    logits: attribute → (N, C). accepted: attribute → (N, C), 1 where a label is a right answer, a
-    row of zeros where nobody labelled it. The tree's levels are fitted from the root down, since
-    the probabilities of each depend on the temperatures above it.
+    logits: head → (N, C). accepted: head → (N, C), 1 where a label is a right answer, a row of
+    zeros where nobody labelled it. The tree's levels are fitted from the root down, since the
+    probabilities of each depend on the temperatures above it.
     """
-    temperatures = dict.fromkeys(ATTRIBUTES, 1.0)
-    flat = [attribute for attribute in ATTRIBUTES if attribute not in TREE_LEVELS]
-    for attribute in (*flat, *TREE_LEVELS):
+    temperatures = dict.fromkeys(decoder.labels, 1.0)
+    tree = TREE_LEVELS if decoder.parents else ()
+    for head in (*(head for head in decoder.labels if head not in tree), *tree):
 
-        def loss(temperature: float, attribute: str = attribute) -> float:
-            trial = replace(decoder, temperatures=temperatures | {attribute: temperature})
-            return negative_log_likelihood(
-                trial.probabilities(logits)[attribute], accepted[attribute]
-            )
+        def loss(temperature: float, head: str = head) -> float:
+            trial = replace(decoder, temperatures=temperatures | {head: temperature})
+            return negative_log_likelihood(trial.probabilities(logits)[head], accepted[head])
 
-        temperatures[attribute] = minimise(loss)
+        temperatures[head] = minimise(loss)
     return temperatures
 
 

@@ -28,7 +28,6 @@ from classification.predictor import AttributeClassifier
 from training.split import DEFAULT_FRACTIONS
 from vision.bundle import Bundle
 from vision.errors import ErrorCode, PermanentError
-from vision.garments import ATTRIBUTES
 
 LABEL_SETS = CONFIG_DIR / "label_sets.yaml"
 _CHUNK = 256
@@ -131,8 +130,8 @@ def answer(decoder: Decoder, samples: Sequence[Sample], logits: Logits) -> Answe
     rows = np.arange(len(samples))
     return Answers(
         samples=tuple(samples),
-        best={a: tuple(decoder.labels[a][i] for i in best[a]) for a in ATTRIBUTES},
-        confidence={a: probabilities[a][rows, best[a]] for a in ATTRIBUTES},
+        best={head: tuple(names[i] for i in best[head]) for head, names in decoder.labels.items()},
+        confidence={head: p[rows, best[head]] for head, p in probabilities.items()},
         thresholds=decoder.thresholds,
     )
 
@@ -140,7 +139,9 @@ def answer(decoder: Decoder, samples: Sequence[Sample], logits: Logits) -> Answe
 def product_scores(answers: Answers) -> dict[str, Any]:
     """Figures of each attribute, and those of the label sets of earlier classifiers."""
     return {
-        "attributes": {attribute: attribute_scores(answers, attribute) for attribute in ATTRIBUTES},
+        "attributes": {
+            attribute: attribute_scores(answers, attribute) for attribute in answers.best
+        },
         "label_sets": label_set_scores(answers),
     }
 
@@ -175,13 +176,16 @@ def attribute_scores(answers: Answers, attribute: str) -> dict[str, Any]:
 def label_set_scores(answers: Answers) -> dict[str, Any]:
     """Accuracy over the photos of a label set's labels only; the answer may be any label.
 
-    A set over several attributes joined by `+` needs all of them right.
+    A set over several attributes joined by `+` needs all of them right. A set over an attribute
+    that the bundle does not answer is left out.
     """
     label_sets = yaml.safe_load(LABEL_SETS.read_text(encoding="utf-8"))
     scores = {}
     for name, entry in label_sets.items():
         ((joined, labels),) = entry.items()
         attributes = joined.split("+")
+        if not all(attribute in answers.best for attribute in attributes):
+            continue
         inside = np.array([_joined_label(s, attributes) in labels for s in answers.samples], bool)
         correct = np.logical_and.reduce([answers.correct(a) for a in attributes])
         scores[name] = {
@@ -192,7 +196,15 @@ def label_set_scores(answers: Answers) -> dict[str, Any]:
 
 
 def home_photo_scores(answers: Answers) -> dict[str, Any]:
-    """Share of photos whose article type is one that their coarse label accepts."""
+    """Share of photos whose article type is one that their coarse label accepts.
+
+    Raises `PermanentError` (`validation_error`) when the bundle answers no article type.
+    """
+    if LEAF not in answers.best:
+        raise PermanentError(
+            ErrorCode.VALIDATION_ERROR,
+            f"coarse labels need a bundle that answers {LEAF}; it has {', '.join(answers.best)}",
+        )
     correct = answers.correct(LEAF)
     labels = [sample.label for sample in answers.samples]
     confidence = answers.confidence[LEAF]
@@ -213,7 +225,11 @@ def home_photo_scores(answers: Answers) -> dict[str, Any]:
 
 
 def contradictions(answers: Answers, bundle: Bundle) -> int:
-    """How many samples' three tree answers do not lie on one path of the tree."""
+    """How many samples' three tree answers do not lie on one path of the tree; 0 where the bundle
+    does not answer all three.
+    """
+    if not all(level in answers.best for level in TREE_LEVELS):
+        return 0
     sub_of = bundle.labels["sub_category_of"]
     master_of = bundle.labels["master_category_of"]
     paths = zip(*(answers.best[level] for level in TREE_LEVELS), strict=True)

@@ -5,7 +5,8 @@ heads that see the tree are three opinions on the same leaf, so their log-probab
 along each leaf's path. The joint scores are then read from the root down, each level given its
 parent at a temperature of its own (the three opinions are far from independent, so the sums are too
 sure of the upper levels), and a parent's probability is the sum of its leaves'. The answer is the
-best leaf and its own parents.
+best leaf and its own parents. Heads outside the tree, and all heads of a network that lacks one of
+the tree's, are softmaxes of their own.
 
 Glossary: N crops, C labels of a head, A article types, S subcategories, P labels of a parent level.
 """
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.errors import ErrorCode, PermanentError
-from vision.garments import ATTRIBUTES, UNKNOWN, Belief, Prediction
+from vision.garments import UNKNOWN, Belief, Prediction
 
 Floats = NDArray[np.floating]
 
@@ -32,12 +33,13 @@ MAX_ALTERNATIVES = 3
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """Turns logits into answers.
+    """Turns the logits of any set of heads into answers.
 
-    labels: attribute → its labels, in the order of the logits. parents: upper tree level → (A,)
-    int, the index of each article type's label at that level. temperatures: attribute → what its
-    logits, or in the tree its joint scores, are divided by. thresholds: attribute → the least
-    confidence of an answer; one under it is `unknown`.
+    labels: head → its labels, in the order of the logits; answers come in this order of heads.
+    parents: upper tree level → (A,) int, the index of each article type's label at that level;
+    empty for a network without the tree (see `parents_of`). temperatures: head → what its logits,
+    or in the tree its joint scores, are divided by. thresholds: head → the least confidence of an
+    answer; one under it is `unknown`.
     """
 
     labels: Mapping[str, tuple[str, ...]]
@@ -51,42 +53,39 @@ class Decoder:
         hints: Sequence[Mapping[str, str]] | None = None,
         beliefs: Sequence[Belief | None] | None = None,
     ) -> dict[str, NDArray[np.float64]]:
-        """Attribute → (N, C) calibrated probabilities.
+        """Head → (N, C) calibrated probabilities.
 
-        logits: attribute → (N, C). hints: for each crop attribute → the label known to be true;
-        what contradicts it gets probability 0. beliefs: for each crop what finding it says of its
-        article type, see `believing`.
+        logits: head → (N, C). hints: for each crop head → the label known to be true; what
+        contradicts it gets probability 0. beliefs: for each crop what finding it says of its
+        article type, see `believing`; without a head for the article type they say nothing.
 
-        Raises `PermanentError` (`validation_error`) for a hint with an unknown attribute or label,
+        Raises `PermanentError` (`validation_error`) for a hint with an unknown head or label,
         listing the known ones, and for hints that no article type satisfies.
         """
-        count = len(logits[LEAF])
+        count = len(next(iter(logits.values())))
         allowed = [self._allowed(hint) for hint in (hints or [{}] * count)]
-        answers = {}
-        for attribute in ATTRIBUTES:
-            if attribute not in TREE_LEVELS:
-                scores = _log_softmax(logits[attribute] / self.temperatures[attribute])
-                answers[attribute] = _masked_softmax(scores, [a[attribute] for a in allowed])
-        leaves = _masked_softmax(
-            tempered(leaf_scores(logits, self.parents), self.parents, self.temperatures),
-            [self._allowed_leaves(a) for a in allowed],
-        )
+        answers = {
+            head: _masked_softmax(
+                self._scores(logits, head), [one[head] for one in allowed], len(self.labels[head])
+            )
+            for head in self.labels
+            if head not in self.parents
+        }
         for row, belief in enumerate(beliefs or ()):
-            if belief is not None:
+            if belief is not None and LEAF in answers:
                 believed = np.isin(self.labels[LEAF], belief.article_types)
-                leaves[row] = believing(leaves[row], believed, belief.confidence)
-        for level in TREE_LEVELS[:-1]:
-            answers[level] = marginals(leaves, self.parents[level], len(self.labels[level]))
-        answers[LEAF] = leaves
-        return {attribute: answers[attribute] for attribute in ATTRIBUTES}
+                answers[LEAF][row] = believing(answers[LEAF][row], believed, belief.confidence)
+        for level, parent in self.parents.items():
+            answers[level] = marginals(answers[LEAF], parent, len(self.labels[level]))
+        return {head: answers[head] for head in self.labels}
 
     def best(self, probabilities: Mapping[str, Floats]) -> dict[str, NDArray[np.int64]]:
-        """Attribute → (N,) index of the answer: the best leaf with its parents, and elsewhere the
-        best label.
+        """Head → (N,) index of the answer: the best leaf with its parents, and elsewhere the best
+        label.
         """
-        best = {attribute: p.argmax(axis=1) for attribute, p in probabilities.items()}
-        for level in TREE_LEVELS[:-1]:
-            best[level] = self.parents[level][best[LEAF]]
+        best = {head: p.argmax(axis=1) for head, p in probabilities.items()}
+        for level, parent in self.parents.items():
+            best[level] = parent[best[LEAF]]
         return best
 
     def decode(
@@ -97,7 +96,7 @@ class Decoder:
         *,
         allow_unknown: bool = True,
     ) -> list[dict[str, Prediction]]:
-        """For each crop attribute → answer. Without `allow_unknown` the best label always stands.
+        """For each crop head → answer. Without `allow_unknown` the best label always stands.
 
         Arguments and errors as in `probabilities`.
         """
@@ -105,61 +104,64 @@ class Decoder:
         best = self.best(probabilities)
         return [
             self._answers(
-                {attribute: p[row] for attribute, p in probabilities.items()},
-                {attribute: int(indices[row]) for attribute, indices in best.items()},
+                {head: p[row] for head, p in probabilities.items()},
+                {head: int(indices[row]) for head, indices in best.items()},
                 allow_unknown,
             )
-            for row in range(len(logits[LEAF]))
+            for row in range(len(next(iter(logits.values()))))
         ]
 
     def _answers(
         self, probabilities: Mapping[str, Floats], best: Mapping[str, int], allow_unknown: bool
     ) -> dict[str, Prediction]:
         answers = {}
-        for attribute, p in probabilities.items():
-            labels = self.labels[attribute]
+        for head, p in probabilities.items():
+            labels = self.labels[head]
             order = np.argsort(-p, kind="stable")[:MAX_ALTERNATIVES]
-            answers[attribute] = Prediction(
-                label=labels[best[attribute]],
-                confidence=_probability(p[best[attribute]]),
+            answers[head] = Prediction(
+                label=labels[best[head]],
+                confidence=_probability(p[best[head]]),
                 alternatives=tuple((labels[i], _probability(p[i])) for i in order if p[i] > 0),
             )
         return self._with_unknown(answers) if allow_unknown else answers
 
     def _with_unknown(self, answers: Mapping[str, Prediction]) -> dict[str, Prediction]:
         """Answers under their threshold made unknown, and below an unknown parent all the more."""
-        unknown = {a for a, p in answers.items() if p.confidence < self.thresholds[a]}
+        unknown = {head for head, p in answers.items() if p.confidence < self.thresholds[head]}
         for parent, child in pairwise(TREE_LEVELS):
-            if parent in unknown:
+            if self.parents and parent in unknown:
                 unknown.add(child)
         return {
-            attribute: Prediction(UNKNOWN, answer.confidence, answer.alternatives)
-            if attribute in unknown
+            head: Prediction(UNKNOWN, answer.confidence, answer.alternatives)
+            if head in unknown
             else answer
-            for attribute, answer in answers.items()
+            for head, answer in answers.items()
         }
+
+    def _scores(self, logits: Mapping[str, Floats], head: str) -> NDArray[np.float64]:
+        """(N, C) calibrated log-probabilities of a head that is no upper level of the tree."""
+        if head == LEAF and self.parents:
+            return tempered(leaf_scores(logits, self.parents), self.parents, self.temperatures)
+        return _log_softmax(logits[head] / self.temperatures[head])
 
     def _allowed(self, hints: Mapping[str, str]) -> dict[str, NDArray[np.bool_]]:
-        """Attribute → (C,) bool: the labels that the hints leave."""
-        for attribute, label in hints.items():
-            if attribute not in self.labels:
-                raise _unknown("attribute", attribute, ATTRIBUTES)
-            if label not in self.labels[attribute]:
-                raise _unknown(attribute, label, self.labels[attribute])
-        return {
-            attribute: np.array([hints.get(attribute, label) == label for label in labels])
-            for attribute, labels in self.labels.items()
+        """Head → (C,) bool: the labels that the hints leave."""
+        for head, label in hints.items():
+            if head not in self.labels:
+                raise _unknown("attribute", head, tuple(self.labels))
+            if label not in self.labels[head]:
+                raise _unknown(head, label, self.labels[head])
+        allowed = {
+            head: np.array([hints.get(head, label) == label for label in labels])
+            for head, labels in self.labels.items()
         }
-
-    def _allowed_leaves(self, allowed: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
-        leaves = allowed[LEAF].copy()
-        for level in TREE_LEVELS[:-1]:
-            leaves &= allowed[level][self.parents[level]]
-        if not leaves.any():
+        for level, parent in self.parents.items():
+            allowed[LEAF] &= allowed[level][parent]
+        if LEAF in allowed and not allowed[LEAF].any():
             raise PermanentError(
                 ErrorCode.VALIDATION_ERROR, "the hints contradict each other: no article type fits"
             )
-        return leaves
+        return allowed
 
 
 def believing(
@@ -217,11 +219,16 @@ def parents_of(
     sub_category_of: Mapping[str, str],
     master_category_of: Mapping[str, str],
 ) -> dict[str, NDArray[np.int64]]:
-    """Upper tree level → (A,) index of each article type's label there.
+    """Upper tree level → (A,) index of each article type's label there; empty unless all of
+    `TREE_LEVELS` are among the heads.
 
-    sub_category_of: article type → subcategory. master_category_of: subcategory → master category.
+    labels: head → labels. sub_category_of: article type → subcategory. master_category_of:
+    subcategory → master category.
+
     Raises `KeyError` or `ValueError` when a label has no parent among the labels.
     """
+    if not all(level in labels for level in TREE_LEVELS):
+        return {}
     subs = [sub_category_of[article] for article in labels[LEAF]]
     names = {
         "master_category": [master_category_of[sub] for sub in subs],
@@ -233,10 +240,12 @@ def parents_of(
     }
 
 
-def _masked_softmax(scores: Floats, allowed: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
-    if not len(scores):
-        return np.zeros(scores.shape)
-    return np.exp(_log_softmax(np.where(np.stack(allowed), scores, -np.inf)))
+def _masked_softmax(
+    scores: Floats, allowed: Sequence[NDArray[np.bool_]], count: int
+) -> NDArray[np.float64]:
+    """(N, C) scores and N masks of `count` labels → (N, C) probabilities."""
+    mask = np.reshape(np.asarray(allowed, bool), (len(scores), count))
+    return np.exp(_log_softmax(np.where(mask, scores, -np.inf)))
 
 
 def _given_group(scores: NDArray[np.float64], group: NDArray[np.int64]) -> NDArray[np.float64]:

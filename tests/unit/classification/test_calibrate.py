@@ -64,3 +64,14 @@ def test_temperatures_recover_what_overconfidence_multiplied():
     for head in ("gender", "base_colour", "season", "usage"):
         assert temperatures[head] == pytest.approx(3.0, rel=0.1)
     assert all(temperatures[level] > 1.5 for level in TREE_LEVELS)
+
+
+def test_a_network_without_the_tree_has_a_temperature_a_head():
+    # At logits 0 and 4, right three times of four: e^(4/T) = 3, so T = 4 / ln 3 = 3.641.
+    decoder = Decoder({"shape": ("wide", "narrow")}, {}, {"shape": 1.0}, {"shape": 0.5})
+    logits = {"shape": np.tile(np.array([[0.0, 4.0]], np.float32), (4, 1))}
+    accepted = {"shape": np.array([[0, 1], [0, 1], [0, 1], [1, 0]], np.float32)}
+
+    temperatures = fit_temperatures(decoder, logits, accepted)
+
+    assert temperatures == {"shape": pytest.approx(4 / np.log(3), rel=1e-3)}

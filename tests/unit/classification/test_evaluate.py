@@ -13,6 +13,7 @@ from classification.evaluate import (
     evaluate,
     home_photo_scores,
     label_set_scores,
+    product_scores,
 )
 from tests.drawn_ccp import write_folder, write_zip
 from tests.pictures import encode
@@ -94,6 +95,20 @@ def test_label_sets_count_only_their_labels() -> None:
     assert scores["sub_category_15"] == {"labelled": 0, "accuracy": None}
 
 
+def test_label_sets_over_attributes_that_are_not_answered_are_left_out() -> None:
+    given = answers([sample("a", gender="Men")], {"gender": ["Men"]}, [1.0])
+
+    assert label_set_scores(given) == {}
+    assert list(product_scores(given)["attributes"]) == ["gender"]
+
+
+def test_home_photos_need_an_article_type() -> None:
+    given = answers([sample("T-Shirt", article_type="Tshirts")], {"gender": ["Men"]}, [1.0])
+
+    with pytest.raises(PermanentError, match="answers article_type; it has gender"):
+        home_photo_scores(given)
+
+
 def test_home_photos_accept_any_of_a_set() -> None:
     # Two T-shirts, one right; one pair of shoes, right: 2 of 3, macro (.5 + 1) / 2.
     samples = [
@@ -120,6 +135,8 @@ def test_contradictions_are_counted(tmp_path: Path) -> None:
     }
 
     assert contradictions(answers([sample("a")] * 3, best, [1, 1, 1]), bundle) == 2
+    del best["sub_category"]
+    assert contradictions(answers([sample("a")] * 3, best, [1, 1, 1]), bundle) == 0
 
 
 STYLES = """id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage

@@ -194,6 +194,63 @@ def test_a_hint_that_cannot_be_is_an_error(hints: dict[str, str], message: str):
     assert raised.value.code == ErrorCode.VALIDATION_ERROR
 
 
+def flat_decoder(**labels: tuple[str, ...]) -> Decoder:
+    return Decoder(
+        labels=labels,
+        parents=parents_of(labels, SUB_CATEGORY_OF, MASTER_CATEGORY_OF),
+        temperatures=dict.fromkeys(labels, 1.0),
+        thresholds=dict.fromkeys(labels, 0.5),
+    )
+
+
+def test_heads_of_any_name_are_softmaxes_of_their_own():
+    decoder = flat_decoder(fashion_mnist=("Bag", "Coat", "Dress"), shape=("wide", "narrow"))
+    logits = {"fashion_mnist": np.log([[0.1, 0.3, 0.6]]), "shape": np.log([[0.55, 0.45]])}
+
+    (answers,) = decoder.decode(logits)
+
+    assert list(answers) == ["fashion_mnist", "shape"]
+    assert answers["fashion_mnist"].label == "Dress"
+    assert answers["fashion_mnist"].confidence == pytest.approx(0.6)
+    assert answers["shape"].alternatives == (
+        ("wide", pytest.approx(0.55)),
+        ("narrow", pytest.approx(0.45)),
+    )
+
+
+def test_without_all_levels_there_is_no_tree():
+    # The heads of the conflict without the master category: each answers alone.
+    decoder = flat_decoder(
+        article_type=SMALL_LABELS["article_type"], sub_category=SMALL_LABELS["sub_category"]
+    )
+    logits = {name: np.log([CONFLICT[name]]) for name in ("article_type", "sub_category")}
+
+    (answers,) = decoder.decode(logits, allow_unknown=False)
+
+    assert (answers["article_type"].label, answers["sub_category"].label) == ("Heels", "Topwear")
+    assert answers["article_type"].confidence == pytest.approx(0.4)
+
+
+def test_a_belief_counts_without_the_tree_too():
+    decoder = flat_decoder(article_type=SMALL_LABELS["article_type"], gender=("Men", "Women"))
+    logits = {"article_type": np.log([CONFLICT["article_type"]]), "gender": np.zeros((1, 2))}
+
+    # Jeans have .2 alone: .75 · .2/.2 + .25 · .2.
+    (answers,) = decoder.decode(logits, beliefs=[Belief(("Jeans",), confidence=0.75)])
+
+    assert answers["article_type"].label == "Jeans"
+    assert answers["article_type"].confidence == pytest.approx(0.75 + 0.25 * 0.2)
+
+
+def test_a_hint_for_a_head_that_the_network_lacks_lists_the_heads_it_has():
+    decoder = flat_decoder(gender=("Men", "Women"), season=("Summer", "Winter"))
+
+    with pytest.raises(PermanentError, match="unknown attribute 'usage'; known: gender, season"):
+        decoder.decode(
+            {"gender": np.zeros((1, 2)), "season": np.zeros((1, 2))}, [{"usage": "Party"}]
+        )
+
+
 def test_what_was_found_counts_as_much_as_the_detector_was_sure():
     # Alone: Tshirts .168, Shirts .056, Jeans .032, Heels .008 of .264. The detector says trousers
     # or shoes, .75 sure: Jeans get .75 · .032/.040 + .25 · .032/.264.
