@@ -270,7 +270,7 @@ class IngestionItemRow(Base):
         CheckConstraint("(state = 'failed') = (error_code IS NOT NULL)", name="error"),
         CheckConstraint("state <> 'done' OR analysis_id IS NOT NULL", name="result"),
         Index("ix_ingestion_items_ingestion_id_state", "ingestion_id", "state"),
-        Index("ix_ingestion_items_analysis_id", "analysis_id"),
+        Index("ix_ingestion_items_analysis_id_external_id", "analysis_id", "external_id"),
         Index(
             "ix_ingestion_items_lease_until",
             "lease_until",
