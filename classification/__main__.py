@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from classification.config import load_config
-from classification.datasets import PhotoDataset, open_dataset
+from classification.datasets import open_dataset
 from classification.predictor import MAX_BATCH, AttributeClassifier
 from vision.bundle import WEIGHTS_DIR, Bundle, open_bundle, resolve, update_metrics
 from vision.errors import VestiaryError
@@ -31,6 +31,7 @@ Products = Annotated[Path, typer.Option(help="Fashion Product Images, a folder o
 HomePhotos = Annotated[
     Path | None, typer.Option(help="The clothing dataset of home photos, a folder or a zip.")
 ]
+StreetPhotos = Annotated[Path | None, typer.Option(help="Clothing Co-Parsing, a folder or a zip.")]
 RunsDir = Annotated[Path, typer.Option(help="Where checkpoints go.")]
 
 
@@ -76,6 +77,7 @@ def train_command(
     config: ConfigFile,
     products: Products,
     home_photos: HomePhotos = None,
+    street_photos: StreetPhotos = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Train, or continue an interrupted run; prints the finished weights' path."""
@@ -83,7 +85,8 @@ def train_command(
     from classification.train import train
 
     settings = load_config(config)
-    datasets = _open_datasets(products, home_photos)
+    paths = [path for path in (products, home_photos, street_photos) if path is not None]
+    datasets = [open_dataset(path) for path in paths]
     typer.echo(train(settings, datasets, runs_dir / settings.name))
 
 
@@ -92,6 +95,7 @@ def export_command(
     config: ConfigFile,
     products: Products,
     home_photos: HomePhotos = None,
+    street_photos: StreetPhotos = None,
     runs_dir: RunsDir = Path("runs"),
     weights_dir: WeightsDir = WEIGHTS_DIR,
 ) -> None:
@@ -105,13 +109,14 @@ def export_command(
     from classification.train import WEIGHTS
 
     settings = load_config(config)
-    datasets = _open_datasets(products, home_photos)
+    paths = [path for path in (products, home_photos, street_photos) if path is not None]
+    datasets = [open_dataset(path) for path in paths]
     folder = weights_dir / settings.name
     command = f"python -m classification train --config configs/classification/{config.name}"
     bundle = export(settings, runs_dir / settings.name / WEIGHTS, datasets, folder, command)
     metrics = {}
-    for dataset, path in zip(datasets, (products, home_photos), strict=False):
-        figures = evaluate(bundle, Path(str(path)), "test")
+    for dataset, path in zip(datasets, paths, strict=True):
+        figures = evaluate(bundle, path, "test")
         figures["skipped"] = figures["skipped"]["count"]
         metrics[f"{dataset.layout}_test"] = figures
     update_metrics(folder, "classification", metrics)
@@ -133,11 +138,6 @@ def whole(image: RgbImage) -> Crop:
 
 def _open(model: str, weights_dir: Path) -> Bundle:
     return open_bundle(resolve(model, "classification", weights_dir), "classification")
-
-
-def _open_datasets(products: Path, home_photos: Path | None) -> list[PhotoDataset]:
-    paths = [products] if home_photos is None else [products, home_photos]
-    return [open_dataset(path) for path in paths]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

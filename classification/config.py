@@ -24,7 +24,8 @@ class TrainConfig:
     warm restart (https://arxiv.org/abs/1608.03983). input_hw: size served and trained last.
     first_hw: size of the first `first_share` of training; a smaller one costs less and costs no
     accuracy (https://arxiv.org/abs/2104.00298). heads: attribute → weight of its loss.
-    products_per_batch, home_photos_per_batch: photos of each source in every batch.
+    products_per_batch, home_photos_per_batch, street_photos_per_batch: photos of each source in
+    every batch.
     epochs: passes over the products, parts of one too. rounds_per_epoch: how often an epoch is
     checkpointed.
     learning_rate: the peak of one cycle. ema: decay of the weights' moving average, which is what
@@ -41,6 +42,7 @@ class TrainConfig:
     start_from: str | None = None
     products_per_batch: int = 64
     home_photos_per_batch: int = 0
+    street_photos_per_batch: int = 0
     epochs: float = 4
     rounds_per_epoch: int = 4
     learning_rate: float = 1.5e-3

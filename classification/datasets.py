@@ -1,9 +1,11 @@
-"""Labelled photos in two public layouts, as a folder or a zip, recognised by their marker file.
+"""Labelled photos in three public layouts, as a folder or a zip, recognised by their marker file.
 
 Products (https://www.kaggle.com/datasets/paramaggarwal/fashion-product-images-small):
 `images/ID.jpg` and `styles.csv`, one row a product with all seven attributes. Home photos
 (https://github.com/alexeygrigorev/clothing-dataset): `images/UUID.jpg` and `images.csv` with one
-coarse garment label each, which stands for a set of acceptable article types.
+coarse garment label each, which stands for a set of acceptable article types. Street photos
+(Clothing Co-Parsing, `training.ccp`): each garment that a tag marks is a photo of its own, cut out
+like the service cuts out what the detector finds; its tag, too, stands for a set of article types.
 
 A row that cannot be used is listed in `skipped` with its reason; none is dropped in silence.
 """
@@ -21,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training.ccp import CcpDataset
 from training.split import split_of
 from vision.archive import Archive, open_archive
 from vision.errors import ErrorCode, PermanentError
@@ -30,9 +33,15 @@ from vision.taxonomy import Taxonomy, load_taxonomy
 
 PRODUCTS = "products"
 HOME_PHOTOS = "home_photos"
-MARKERS = {PRODUCTS: "styles.csv", HOME_PHOTOS: "images.csv"}
+STREET_PHOTOS = "street_photos"
+MARKERS = {PRODUCTS: "styles.csv", HOME_PHOTOS: "images.csv", STREET_PHOTOS: "label_list.mat"}
 # Head → (N, C) of zeros and ones.
 Targets = dict[str, NDArray[np.float32]]
+
+# A garment with a shorter side than this many pixels shows nothing that could be learnt.
+_MIN_SIDE = 16
+# Share of a garment's longer side that is cut out around it, as the service does.
+_AIR = 0.04
 
 # How the catalogue writes "not known".
 MISSING = ("", "NA")
@@ -54,13 +63,14 @@ class Sample:
 
     file: its name in the archive. item_id: what splits hash. label: the data set's own name of the
     garment. accepted: attribute → the labels that are right answers; an attribute that nobody
-    labelled is absent.
+    labelled is absent. xyxy: the part of the photo that counts, pixels; None for all of it.
     """
 
     file: str
     item_id: str
     label: str
     accepted: Mapping[str, tuple[str, ...]]
+    xyxy: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,7 @@ class Skipped:
 
 @dataclass(frozen=True, eq=False)
 class PhotoDataset:
-    """An opened data set. layout: `products` or `home_photos`."""
+    """An opened data set. layout: `products`, `home_photos` or `street_photos`."""
 
     layout: str
     archive: Archive
@@ -91,7 +101,11 @@ class PhotoDataset:
 
     def pixels(self, sample: Sample) -> NDArray[np.uint8]:
         """(h, w, 3) uint8 RGB. Raises `PermanentError` for a broken image."""
-        return decode(EncodedImage(self.archive.read(sample.file))).pixels
+        pixels = decode(EncodedImage(self.archive.read(sample.file))).pixels
+        if sample.xyxy is None:
+            return pixels
+        left, top, right, bottom = sample.xyxy
+        return pixels[top:bottom, left:right]
 
     def skipped_by_reason(self) -> dict[str, int]:
         """Reason → how many, most frequent first."""
@@ -99,16 +113,19 @@ class PhotoDataset:
 
 
 def open_dataset(path: Path | str, taxonomy: Taxonomy | None = None) -> PhotoDataset:
-    """Open a folder or zip in either layout.
+    """Open a folder or zip in any of the layouts.
 
-    Raises `PermanentError` (`dataset_invalid`) when neither marker file is there, or no row of it
-    can be used.
+    Raises `PermanentError` (`dataset_invalid`) when no marker file is there, or no row of it can
+    be used.
     """
     taxonomy = taxonomy or load_taxonomy()
     layout, archive = _open_marked(path)
-    rows = _read_rows(archive, MARKERS[layout])
-    read = _read_products if layout == PRODUCTS else _read_home_photos
-    samples, skipped = read(rows, frozenset(archive.names()), taxonomy)
+    if layout == STREET_PHOTOS:
+        samples, skipped = _read_street_photos(CcpDataset(path), taxonomy)
+    else:
+        rows = _read_rows(archive, MARKERS[layout])
+        read = _read_products if layout == PRODUCTS else _read_home_photos
+        samples, skipped = read(rows, frozenset(archive.names()), taxonomy)
     if not samples:
         raise PermanentError(
             ErrorCode.DATASET_INVALID, f"{path}: no row of {MARKERS[layout]} can be used"
@@ -185,6 +202,41 @@ def _read_home_photos(
             accepted = _with_parents(article_types, taxonomy)
             samples.append(Sample(file, row["image"], label, accepted))
     return samples, skipped
+
+
+def _read_street_photos(
+    photos: CcpDataset, taxonomy: Taxonomy
+) -> tuple[list[Sample], list[Skipped]]:
+    samples: list[Sample] = []
+    skipped = [Skipped(entry.photo_id, entry.reason) for entry in photos.skipped]
+    for photo_id in photos.photo_ids:
+        try:
+            instances = list(photos.instances(photo_id, leave_out=taxonomy.background_tags))
+        except PermanentError as error:
+            skipped.append(Skipped(photo_id, error.message))
+            continue
+        for instance in instances:
+            x1, y1, x2, y2 = instance.xyxy
+            if instance.tag not in taxonomy.street_tag_article_types:
+                problem = f"tag {instance.tag!r} stands for no article type"
+                skipped.append(Skipped(photo_id, problem))
+            elif min(x2 - x1, y2 - y1) < _MIN_SIDE:
+                skipped.append(Skipped(photo_id, f"garment is under {_MIN_SIDE} pixels"))
+            else:
+                accepted = _with_parents(taxonomy.street_tag_article_types[instance.tag], taxonomy)
+                xyxy = _with_air(instance.xyxy, instance.mask.shape)
+                file = f"photos/{photo_id}.jpg"
+                samples.append(Sample(file, photo_id, instance.tag, accepted, xyxy))
+    return samples, skipped
+
+
+def _with_air(
+    xyxy: tuple[int, int, int, int], shape_hw: tuple[int, ...]
+) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = xyxy
+    air = round(_AIR * max(x2 - x1, y2 - y1))
+    height, width = shape_hw
+    return max(0, x1 - air), max(0, y1 - air), min(width, x2 + air), min(height, y2 + air)
 
 
 def _with_parents(article_types: tuple[str, ...], taxonomy: Taxonomy) -> dict[str, tuple[str, ...]]:

@@ -31,6 +31,7 @@ from classification.config import TrainConfig
 from classification.datasets import (
     HOME_PHOTOS,
     PRODUCTS,
+    STREET_PHOTOS,
     PhotoDataset,
     Sample,
     Skipped,
@@ -68,10 +69,11 @@ class Source:
         return len(self.images)
 
 
-# Decoded sizes (h, w): catalogue photos as they come, home photos with room to crop.
+# Decoded sizes (h, w): catalogue photos as they come, others with room to crop.
 _DECODED = {
     PRODUCTS: ((80, 60), CATALOGUE),
     HOME_PHOTOS: ((160, 120), STREET),
+    STREET_PHOTOS: ((160, 120), STREET),
 }
 
 
@@ -336,7 +338,7 @@ class Checkpoint(keras.callbacks.Callback):
 def train(config: TrainConfig, datasets: Sequence[PhotoDataset], run: Path) -> Path:
     """Train, or go on with the run in folder `run`, and return the finished weights' path.
 
-    datasets: products, and home photos where the config wants them.
+    datasets: products, and home and street photos where the config wants them.
 
     Raises `PermanentError` (`validation_error`) when `run` holds another config's checkpoint or
     a data set that the config wants is not given.
@@ -418,7 +420,11 @@ def _load_sources(
     """Sources to train on with their photos per batch, products first, and validation batches."""
     taxonomy = load_taxonomy()
     given = {dataset.layout: dataset for dataset in datasets}
-    counts = {PRODUCTS: config.products_per_batch, HOME_PHOTOS: config.home_photos_per_batch}
+    counts = {
+        PRODUCTS: config.products_per_batch,
+        HOME_PHOTOS: config.home_photos_per_batch,
+        STREET_PHOTOS: config.street_photos_per_batch,
+    }
     sources: list[tuple[Source, int]] = []
     validation: dict[str, PlainBatches] = {}
     for layout, count in counts.items():

@@ -21,7 +21,9 @@ class Taxonomy:
     article_types_of_class: garment class → article types that a garment of the class may be.
     sub_category_of: article type → subcategory. master_category_of: subcategory → master category.
     attribute_labels: attribute outside the tree (gender, base_colour, season, usage) → labels.
+    colour_groups: group of base colours → the base colours in it; each is in one group.
     home_photo_article_types: coarse label of the home photos → article types that are right for it.
+    street_tag_article_types: Clothing Co-Parsing tag → article types that are right for it.
     """
 
     garment_classes: tuple[str, ...]
@@ -32,7 +34,9 @@ class Taxonomy:
     sub_category_of: Mapping[str, str]
     master_category_of: Mapping[str, str]
     attribute_labels: Mapping[str, tuple[str, ...]]
+    colour_groups: Mapping[str, tuple[str, ...]]
     home_photo_article_types: Mapping[str, tuple[str, ...]]
+    street_tag_article_types: Mapping[str, tuple[str, ...]]
 
     @property
     def article_types(self) -> tuple[str, ...]:
@@ -79,9 +83,13 @@ def load_taxonomy(path: Path = TAXONOMY_PATH) -> Taxonomy:
         },
         master_category_of={sub: master for master, subs in products.items() for sub in subs},
         attribute_labels={name: tuple(values) for name, values in content["attributes"].items()},
+        colour_groups={group: tuple(names) for group, names in content["colour_groups"].items()},
         home_photo_article_types={
             label: _expand(accepted, articles_of)
             for label, accepted in content["home_photos"].items()
+        },
+        street_tag_article_types={
+            tag: _expand(accepted, articles_of) for tag, accepted in content["street_tags"].items()
         },
     )
 

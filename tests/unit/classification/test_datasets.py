@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classification.datasets import HOME_PHOTOS, PRODUCTS, encode, open_dataset
-from tests.drawn_ccp import write_folder, write_zip
+from classification.datasets import HOME_PHOTOS, PRODUCTS, STREET_PHOTOS, encode, open_dataset
+from tests.drawn_ccp import ccp_files, tag_map, write_folder, write_zip
 from tests.pictures import picture
 from training.split import DEFAULT_FRACTIONS
 from vision.errors import ErrorCode, PermanentError
@@ -130,3 +130,27 @@ def test_an_unusable_data_set_says_why(
         open_dataset(write_folder(tmp_path, files))
 
     assert raised.value.code == ErrorCode.DATASET_INVALID
+
+
+def test_street_photos_are_garments_cut_out_with_some_air(tmp_path: Path) -> None:
+    regions = {"shirt": (10, 20, 50, 60), "necklace": (20, 5, 30, 10), "skin": (0, 70, 64, 96)}
+    dataset = open_dataset(write_zip(tmp_path / "ccp.zip", ccp_files({"1": tag_map(regions)})))
+
+    assert dataset.layout == STREET_PHOTOS
+    (shirt,) = dataset.samples
+    assert (shirt.item_id, shirt.label) == ("1", "shirt")
+    assert "Shirts" in shirt.accepted["article_type"]
+    # The longer side is 40 pixels; 4 % of it, rounded, are 2.
+    assert shirt.xyxy == (8, 18, 52, 62)
+    assert dataset.pixels(shirt).shape == (44, 44, 3)
+    assert dataset.skipped_by_reason() == {"garment is under 16 pixels": 1}
+
+
+def test_a_broken_street_annotation_costs_its_photo_only(tmp_path: Path) -> None:
+    regions = {"jeans": (10, 20, 50, 90)}
+    files = ccp_files({"1": tag_map(regions), "2": tag_map(regions)})
+    files["annotations/pixel-level/2.mat"] = b"broken"
+    dataset = open_dataset(write_folder(tmp_path, files))
+
+    assert [sample.item_id for sample in dataset.samples] == ["1"]
+    assert [entry.item_id for entry in dataset.skipped] == ["2"]
