@@ -35,3 +35,10 @@ def test_labels_of_knows_every_attribute():
     assert "Apparel" in TAXONOMY.labels_of("master_category")
     assert TAXONOMY.labels_of("gender") == ("Men", "Women", "Unisex", "Boys", "Girls")
     assert len(TAXONOMY.labels_of("base_colour")) == 46
+
+
+def test_every_base_colour_is_in_one_of_eleven_groups():
+    grouped = [colour for group in TAXONOMY.colour_groups.values() for colour in group]
+
+    assert len(TAXONOMY.colour_groups) == 11
+    assert sorted(grouped) == sorted(TAXONOMY.labels_of("base_colour"))
