@@ -7,7 +7,7 @@ CIEDE2000 Color-Difference Formula", Color Research and Application 30(1), 2005)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import cv2
@@ -26,6 +26,8 @@ MIN_SHARE = 0.10
 MAX_COLOURS = 3
 # Colours are told apart in cells of this many levels a channel: less than a name spans.
 _CELL = 8
+_CELLS = 256 // _CELL
+_UNNAMED = -1
 # A border counts as plain background when its pixels differ by no more than this (0–255).
 _PLAIN_BORDER_DEVIATION = 12.0
 _BACKGROUND_TOLERANCE = 12
@@ -41,6 +43,25 @@ class Palette:
     def nearest(self, rgb: NDArray[np.uint8]) -> NDArray[np.intp]:
         """(N,) index of the entry nearest to each of (N, 3) uint8 sRGB colours."""
         return ciede2000(rgb_to_lab(rgb)[:, None], self.lab[None]).argmin(axis=1)
+
+    def name_cells(self, cells: NDArray[np.intp]) -> NDArray[np.intp]:
+        """(N,) index of the entry nearest to the middle of each cell; cells as `_cells_of` says.
+
+        A cell is named when it is first seen and remembered: photos share most of their colours.
+        """
+        named = self._cell_names
+        seen = np.zeros(len(named), bool)
+        seen[cells] = True
+        new = np.flatnonzero(seen & (named == _UNNAMED))
+        if len(new):
+            corners = np.stack(np.unravel_index(new, (_CELLS, _CELLS, _CELLS)), axis=1) * _CELL
+            # Threads that name the same cell at a time write the same answer.
+            named[new] = self.nearest((corners + _CELL // 2).astype(np.uint8))
+        return named[cells]
+
+    @cached_property
+    def _cell_names(self) -> NDArray[np.intp]:
+        return np.full(_CELLS**3, _UNNAMED, np.intp)
 
 
 @cache
@@ -67,9 +88,7 @@ def dominant_colours(
     samples = pixels.reshape(-1, 3)[region[:: max(1, len(region) // MAX_SAMPLES)]]
     if not len(samples):
         return ()
-    # Samples that share a cell share a name, and a garment has few cells.
-    cells, cell_of = np.unique(samples // _CELL, axis=0, return_inverse=True)
-    names = palette.nearest(cells * _CELL + _CELL // 2)[cell_of.reshape(-1)]
+    names = palette.name_cells(_cells_of(samples))
     counts = np.bincount(names, minlength=len(palette.names))
     largest = np.argsort(-counts, kind="stable")[:MAX_COLOURS]
     shares = counts / len(samples)
@@ -83,6 +102,12 @@ def dominant_colours(
         # The largest stands even when no colour covers a tenth.
         if shares[index] >= MIN_SHARE or index == largest[0]
     )
+
+
+def _cells_of(rgb: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """(N,) number of the cell that each of (N, 3) uint8 colours lies in."""
+    red, green, blue = (rgb // _CELL).astype(np.intp).T
+    return (red * _CELLS + green) * _CELLS + blue
 
 
 def foreground(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
