@@ -11,7 +11,7 @@ import structlog
 from apiflask import APIFlask
 from flask import Response, g, request
 
-from services.api import analyses, health, ingestions, models
+from services.api import analyses, health, ingestions, models, products
 from services.api.errors import register_error_handlers
 from services.api.metrics import Metrics
 from services.api.openapi import complete
@@ -20,6 +20,7 @@ from services.bootstrap import Container
 from services.ingestion.queue import IngestionQueue
 from services.store.idempotency import IdempotencyStore
 from services.store.ingestions import IngestionStore
+from services.store.products import ProductStore
 from services.web import docs
 
 # Base64 makes the 20 MB that an image may have a third longer.
@@ -65,9 +66,10 @@ def create_app(container: Container, multiprocess_dir: Path | None = None) -> AP
         idempotency=IdempotencyStore(container.database),
         ingestions=IngestionStore(container.database),
         ingestion_queue=IngestionQueue(container.database),
+        products=ProductStore(container.database),
         metrics=Metrics(multiprocess_dir),
     )
-    for blueprint in (analyses.bp, ingestions.bp, models.bp, health.bp):
+    for blueprint in (analyses.bp, products.bp, ingestions.bp, models.bp, health.bp):
         app.register_blueprint(blueprint)
     app.register_blueprint(docs.bp)
     app.spec_processor(complete)

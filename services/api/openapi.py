@@ -43,6 +43,14 @@ PROBLEMS: Mapping[tuple[str, str], Mapping[int, str]] = {
         404: "There is no such analysis: `not_found`.",
         503: "The database cannot be reached: `store_unavailable`.",
     },
+    ("/v1/products", "get"): {
+        422: "The cursor is wrong: `validation_error`.",
+        503: "The database cannot be reached: `store_unavailable`.",
+    },
+    ("/v1/products/{external_id}", "get"): {
+        404: "No analysed photo has this external id: `not_found`.",
+        503: "The database cannot be reached: `store_unavailable`.",
+    },
     ("/v1/ingestions", "post"): {
         400: "The body is not JSON: `malformed`.",
         409: "The first request with this Idempotency-Key is still at work: `request_in_progress`.",
@@ -99,8 +107,10 @@ def complete(spec: Any) -> Any:
             operation["requestBody"]["required"] = True
         _set_problems(operation, {**EVERYWHERE, **PROBLEMS.get((path, method), {})})
         for parameter in operation.get("parameters", []):
-            if parameter["in"] == "path":
-                parameter["schema"]["format"] = "uuid"  # All ids are.
+            if parameter["name"] == "external_id" and parameter["in"] == "path":
+                parameter["description"] = "Your id for the product, percent-encoded."
+            elif parameter["in"] == "path":
+                parameter["schema"]["format"] = "uuid"  # All ids of ours are.
     _describe_submission(spec["paths"]["/v1/analyses"]["post"], schemas)
     _describe_ingestion(spec["paths"]["/v1/ingestions"]["post"], schemas)
     return _tidy(spec)

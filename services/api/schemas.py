@@ -397,6 +397,131 @@ class IngestionItemQuery(BaseModel):
     cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
 
 
+class Vote(BaseModel):
+    """What the photos say together."""
+
+    label: str = Field(
+        description="The answer; `unknown` where no photo is sure of the best one.",
+        examples=["Shirts"],
+    )
+    confidence: Annotated[
+        float,
+        Field(ge=0, le=1, description="Average probability over the photos; 1 when corrected."),
+    ]
+    votes: int = Field(ge=0, description="Photos whose own answer it is.")
+    photos: int = Field(ge=0, description="Photos that have an answer.")
+    corrected: bool = Field(description="Whether a person said it.")
+    alternatives: list[Alternative] = Field(description="Best first, up to three.")
+
+
+class StyleVote(Vote):
+    attributes: dict[str, Vote] = Field(description="Style attribute → vote.")
+
+
+class ProductGarment(BaseModel):
+    """One garment as all photos of the product show it."""
+
+    category: str | None = Field(
+        description="Garment class, or the subcategory where no class has its article type.",
+        examples=["top"],
+    )
+    share: Score = Field(description="Of the attention in the photos that show garments.")
+    garment_ids: list[uuid.UUID] = Field(
+        description="The garments that were merged, at most one of each photo."
+    )
+    attributes: dict[str, Vote] = Field(
+        description=f"Attribute → vote: {', '.join(ATTRIBUTES)}. Empty when not classified."
+    )
+    colours: list[Colour] = Field(description="Shares averaged over the photos, largest first.")
+    style: StyleVote | None
+
+
+class ProductPhoto(BaseModel):
+    analysis_id: uuid.UUID = Field(description="The analysis that speaks for the photo.")
+    image_sha256: Sha256
+    urls: list[str] = Field(description="Where it was seen under this external id, oldest first.")
+
+
+_EXAMPLE_VOTE: dict[str, Any] = {
+    "label": "Shirts",
+    "confidence": 0.8133,
+    "votes": 2,
+    "photos": 2,
+    "corrected": False,
+    "alternatives": [
+        {"label": "Shirts", "confidence": 0.8133},
+        {"label": "Tshirts", "confidence": 0.1021},
+    ],
+}
+
+
+class Product(BaseModel):
+    """All photos of one external id, merged."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "external_id": "sku-1163",
+                "product_url": "https://shop.example/products/1163",
+                "updated_at": "2026-01-31T12:00:00+00:00",
+                "garment": {
+                    "category": "top",
+                    "share": 0.8731,
+                    "garment_ids": [
+                        "01940f2c-0f6a-7a10-8000-0000000000a1",
+                        "01940f2c-1b33-7c55-8000-0000000000b1",
+                    ],
+                    "attributes": {"article_type": _EXAMPLE_VOTE},
+                    "colours": [{"name": "navy blue", "hex": "#1b2440", "share": 0.71}],
+                    "style": None,
+                },
+                "worn_with": [],
+                "photos": [
+                    {
+                        "analysis_id": "01940f2c-0f6a-7a10-8000-0000000000a0",
+                        "image_sha256": "a" * 64,
+                        "urls": ["https://shop.example/photos/1163-front.jpg"],
+                    },
+                    {
+                        "analysis_id": "01940f2c-1b33-7c55-8000-0000000000b0",
+                        "image_sha256": "b" * 64,
+                        "urls": ["https://shop.example/photos/1163-back.jpg"],
+                    },
+                ],
+            }
+        }
+    )
+
+    external_id: str = Field(description="Your id for the product.")
+    product_url: str | None = Field(description="The newest that a catalogue gave.")
+    updated_at: AwareDatetime = Field(
+        description="When an analysis or a correction last changed it."
+    )
+    garment: ProductGarment | None = Field(
+        description="The garment that is the product; null when no photo shows any."
+    )
+    worn_with: list[ProductGarment] = Field(
+        description="What else the photos show, most prominent first."
+    )
+    photos: list[ProductPhoto] = Field(
+        description="In the order they were handed in, the first hundred."
+    )
+
+
+class ProductPage(BaseModel):
+    """By external id."""
+
+    items: list[Product]
+    next_cursor: str | None = Field(description="Pass as `cursor` for more; null on the last page.")
+
+
+class ProductQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(20, ge=1, le=100, description="Products on a page.")
+    cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
+
+
 class ServedModel(BaseModel):
     stage: Stage
     name: str = Field(description="Name of the model bundle.")

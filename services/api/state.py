@@ -12,6 +12,7 @@ from services.bootstrap import Container
 from services.ingestion.queue import IngestionQueue
 from services.store.idempotency import IdempotencyStore
 from services.store.ingestions import IngestionStore
+from services.store.products import ProductStore
 
 EXTENSION = "vestiary"
 
@@ -22,6 +23,7 @@ class State:
     idempotency: IdempotencyStore
     ingestions: IngestionStore
     ingestion_queue: IngestionQueue
+    products: ProductStore
     metrics: Metrics
 
 

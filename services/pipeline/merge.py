@@ -4,11 +4,11 @@ A photo shows more than its product: the shirt that is sold, and the trousers wo
 garments of all photos are sorted into slots by their class, one slot is the product's, and the
 answers of its garments, one of each photo, are pooled.
 
-**Which slot.** In each photo every garment has a share of the attention: its score × the part of
-the photo its box covers × how central it is, over the sum of all garments. The slot with the
+**Which slot.** In each photo every garment has a share of the attention: how surely it was found ×
+how central it is × how surely it was classified, over the sum of all garments. The slot with the
 largest share, averaged over the photos, is the product's, so that a garment all photos agree on
-beats one that fills a single photo. What the caller knows (a hint such as `article_type`) rules
-out slots that cannot be it. A photo in which nothing was found is a close-up of the product.
+beats one that has a single photo to itself. What the caller knows (a hint such as `article_type`)
+rules out slots that cannot be it. A photo in which nothing was found is a close-up of the product.
 
 **Which answer.** The linear opinion pool (Stone, "The Opinion Pool", Annals of Mathematical
 Statistics 32(4), 1961): each photo votes for every label with its calibrated probability, and the
@@ -137,16 +137,32 @@ def merge(photos: Sequence[ProductPhoto], taxonomy: Taxonomy) -> Product:
 
 
 def prominence(garment: Garment, resolution_wh: tuple[int, int]) -> float:
-    """How much of a photo's attention a garment draws: score × area × centrality, each in [0, 1].
+    """How likely a garment is the one the photo was taken for: score × centrality × certainty.
 
-    centrality: 1 in the middle of the photo, 0 in a corner.
+    Of the rules that `python -m benchmarks.products` compares, this one finds the product most
+    often. Area would make it worse: the larger garment is often the one worn with the product, or
+    a second, looser name for the product itself.
     """
+    score = 1.0 if garment.score is None else garment.score
+    return score * centrality(garment, resolution_wh) * certainty(garment)
+
+
+def centrality(garment: Garment, resolution_wh: tuple[int, int]) -> float:
+    """1 for a box in the middle of the photo, 0 for one in a corner."""
     width, height = resolution_wh
     x1, y1, x2, y2 = garment.xyxy
-    area = (x2 - x1) * (y2 - y1) / (width * height)
     off_centre = hypot((x1 + x2) / width - 1, (y1 + y2) / height - 1) / hypot(1, 1)
-    score = 1.0 if garment.score is None else garment.score
-    return score * area * max(0.0, 1 - off_centre)
+    return max(0.0, 1 - off_centre)
+
+
+def certainty(garment: Garment) -> float:
+    """The probability of the best article type; 1 where nothing was classified. A garment that is
+    cut off, covered or misnamed is one the classifier cannot make out.
+    """
+    labels = garment.labels
+    if labels is None or "article_type" not in labels.attributes:
+        return 1.0
+    return labels.attributes["article_type"].confidence
 
 
 def _seen_in(index: int, photo: ProductPhoto, taxonomy: Taxonomy) -> list[_Seen]:

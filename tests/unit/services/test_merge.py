@@ -111,10 +111,12 @@ def test_the_product_is_what_the_photos_agree_on() -> None:
     assert product.main.members == ((0, 0), (1, 0), (2, 0))
     (other,) = product.others
     assert (other.category, other.members) == ("trousers", ((0, 1), (3, 0)))
-    # The top: .8 × .36 × (1 − .4 / √2) of the first photo, all of the next two, none of the last.
+    # The top: a share of the first photo, all of the next two, none of the last. Its centre is .4
+    # of half the height above the middle, and it is a shirt with .7; the trousers' is .6 below it.
     top = prominence(garment(), (100, 100))
     lower = prominence(trousers, (100, 100))
-    assert top == pytest.approx(0.8 * 0.36 * (1 - 0.4 / 2**0.5))
+    assert top == pytest.approx(0.8 * (1 - 0.4 / 2**0.5) * 0.7)
+    assert lower == pytest.approx(0.9 * (1 - 0.6 / 2**0.5) * 0.35)
     assert product.main.share == pytest.approx((top / (top + lower) + 2) / 4)
     assert product.main.share + other.share == pytest.approx(1)
 
