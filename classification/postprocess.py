@@ -14,7 +14,7 @@ Glossary: N crops, C labels of a head, A article types, S subcategories, P label
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -39,13 +39,15 @@ class Decoder:
     parents: upper tree level → (A,) int, the index of each article type's label at that level;
     empty for a network without the tree (see `parents_of`). temperatures: head → what its logits,
     or in the tree its joint scores, are divided by. thresholds: head → the least confidence of an
-    answer; one under it is `unknown`.
+    answer; one under it is `unknown`. evidence: hinted head → head → (H, C), what a hint adds to
+    the log-probabilities of another head's labels (see `classification.hints`).
     """
 
     labels: Mapping[str, tuple[str, ...]]
     parents: Mapping[str, NDArray[np.int64]]
     temperatures: Mapping[str, float]
     thresholds: Mapping[str, float]
+    evidence: Mapping[str, Mapping[str, NDArray[np.float64]]] = field(default_factory=dict)
 
     def probabilities(
         self,
@@ -56,21 +58,24 @@ class Decoder:
         """Head → (N, C) calibrated probabilities.
 
         logits: head → (N, C). hints: for each crop head → the label known to be true; what
-        contradicts it gets probability 0. beliefs: for each crop what finding it says of its
-        article type, see `believing`; without a head for the article type they say nothing.
+        contradicts it gets probability 0, and other heads weigh the `evidence` of it. beliefs: for
+        each crop what finding it says of its article type, see `believing`; without a head for the
+        article type they say nothing.
 
         Raises `PermanentError` (`validation_error`) for a hint with an unknown head or label,
         listing the known ones, and for hints that no article type satisfies.
         """
         count = len(next(iter(logits.values())))
-        allowed = [self._allowed(hint) for hint in (hints or [{}] * count)]
-        answers = {
-            head: _masked_softmax(
-                self._scores(logits, head), [one[head] for one in allowed], len(self.labels[head])
-            )
-            for head in self.labels
-            if head not in self.parents
-        }
+        hints = hints or [{}] * count
+        allowed = [self._allowed(given) for given in hints]
+        answers = {}
+        for head, labels in self.labels.items():
+            if head not in self.parents:
+                scores = self._scores(logits, head) + self._weigh(hints, head)
+                mask = np.reshape(
+                    np.array([one[head] for one in allowed], bool), (count, len(labels))
+                )
+                answers[head] = np.exp(_log_softmax(np.where(mask, scores, -np.inf)))
         for row, belief in enumerate(beliefs or ()):
             if belief is not None and LEAF in answers:
                 believed = np.isin(self.labels[LEAF], belief.article_types)
@@ -143,6 +148,18 @@ class Decoder:
         if head == LEAF and self.parents:
             return tempered(leaf_scores(logits, self.parents), self.parents, self.temperatures)
         return _log_softmax(logits[head] / self.temperatures[head])
+
+    def _weigh(self, hints: Sequence[Mapping[str, str]], head: str) -> NDArray[np.float64]:
+        """(N, C) what each crop's hints add to the log-probabilities of a head's labels."""
+        added = np.zeros((len(hints), len(self.labels[head])))
+        for row, given in zip(added, hints, strict=True):
+            # A deeper level of the tree implies the others, which would count twice.
+            levels = [level for level in TREE_LEVELS if self.parents and level in given]
+            for hinted in set(given) - set(levels[:-1]):
+                evidence = self.evidence.get(hinted, {})
+                if head in evidence:
+                    row += evidence[head][self.labels[hinted].index(given[hinted])]
+        return added
 
     def _allowed(self, hints: Mapping[str, str]) -> dict[str, NDArray[np.bool_]]:
         """Head → (C,) bool: the labels that the hints leave."""
@@ -238,14 +255,6 @@ def parents_of(
         level: np.array([list(labels[level]).index(name) for name in chosen], np.int64)
         for level, chosen in names.items()
     }
-
-
-def _masked_softmax(
-    scores: Floats, allowed: Sequence[NDArray[np.bool_]], count: int
-) -> NDArray[np.float64]:
-    """(N, C) scores and N masks of `count` labels → (N, C) probabilities."""
-    mask = np.reshape(np.asarray(allowed, bool), (len(scores), count))
-    return np.exp(_log_softmax(np.where(mask, scores, -np.inf)))
 
 
 def _given_group(scores: NDArray[np.float64], group: NDArray[np.int64]) -> NDArray[np.float64]:

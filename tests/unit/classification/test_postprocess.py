@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -174,6 +176,47 @@ def test_a_hint_leaves_the_ratios_of_what_it_allows():
     (answers,) = small_decoder().decode(logits_of(**CONFLICT), [{"sub_category": "Topwear"}])
 
     assert answers["article_type"].confidence == pytest.approx(0.168 / (0.168 + 0.056))
+
+
+# Log-likelihoods of the hinted labels: Heels are women's four times as often as men's.
+EVIDENCE = {
+    "gender": {"article_type": np.log([[0.5, 0.5, 0.5, 0.2], [0.5, 0.5, 0.5, 0.8]])},
+    "article_type": {"usage": np.log([[0.4, 0.1], [0.3, 0.1], [0.2, 0.1], [0.1, 0.7]])},
+    "sub_category": {"usage": np.log([[0.6, 0.3], [0.3, 0.3], [0.1, 0.4]])},
+}
+
+
+def test_a_hint_weighs_the_other_heads_by_bayes_rule():
+    # Tshirts .168, Shirts .056, Jeans .032, Heels .008; given Women .084, .028, .016, .0064.
+    decoder = replace(small_decoder(), evidence=EVIDENCE)
+
+    (answers,) = decoder.decode(logits_of(**CONFLICT), [{"gender": "Women"}])
+
+    total = 0.084 + 0.028 + 0.016 + 0.0064
+    assert answers["article_type"].confidence == pytest.approx(0.084 / total)
+    assert answers["master_category"].confidence == pytest.approx(1 - 0.0064 / total)
+    assert answers["season"] == small_decoder().decode(logits_of())[0]["season"]
+
+
+def test_only_the_deepest_hint_of_the_tree_counts_as_evidence():
+    # Even odds of Casual and Party, times .1 and .7 for Heels; Shoes would make it .1 and .4 more.
+    decoder = replace(small_decoder(), evidence=EVIDENCE)
+
+    (answers,) = decoder.decode(logits_of(), [{"article_type": "Heels", "sub_category": "Shoes"}])
+
+    assert answers["usage"].label == "Party"
+    assert answers["usage"].confidence == pytest.approx(0.7 / 0.8)
+
+
+def test_each_crop_weighs_its_own_hints():
+    decoder = replace(small_decoder(), evidence=EVIDENCE)
+    logits = {name: np.repeat(values, 3, axis=0) for name, values in logits_of(**CONFLICT).items()}
+
+    men, none, women = decoder.decode(logits, [{"gender": "Men"}, {}, {"gender": "Women"}])
+
+    assert none == small_decoder().decode(logits_of(**CONFLICT))[0]
+    jeans = [dict(a["article_type"].alternatives).get("Jeans", 0) for a in (men, none, women)]
+    assert jeans[0] > jeans[1] > jeans[2] > 0
 
 
 @pytest.mark.parametrize(
