@@ -1,28 +1,54 @@
-"""Temperatures that make a confidence mean what it says; pure NumPy.
+"""Temperatures that make a confidence mean what it says, and thresholds under which an answer is
+better left unsaid; pure NumPy.
 
 Temperature scaling and the expected calibration error: Guo et al., "On Calibration of Modern
-Neural Networks", ICML 2017 (https://arxiv.org/abs/1706.04599). Glossary: N crops, C labels.
+Neural Networks", ICML 2017 (https://arxiv.org/abs/1706.04599). Choosing the share of answers by
+the accuracy it leaves: Geifman & El-Yaniv, "Selective Classification for Deep Neural Networks",
+NeurIPS 2017 (https://arxiv.org/abs/1705.08500). Glossary: N crops, C labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from classification.hints import cooccurrence, fit_hints
 from classification.postprocess import TREE_LEVELS, Decoder
 
 ECE_BINS = 15
+# Of the answers that are given, this share shall be right …
+TARGET_ACCURACY = 0.9
+# … as long as that leaves so many answered: a field that is mostly empty helps nobody.
+LEAST_ANSWERED = 2 / 3
+# An answer less sure than an even chance is more likely wrong than right.
+EVEN_CHANCE = 0.5
 _SMALLEST, _GREATEST = 0.1, 10.0
 
+Logits = Mapping[str, NDArray[np.float32]]
+Accepted = Mapping[str, NDArray[np.float32]]
 
-def fit_temperatures(
-    decoder: Decoder,
-    logits: Mapping[str, NDArray[np.float32]],
-    accepted: Mapping[str, NDArray[np.float32]],
-) -> dict[str, float]:
+
+def calibrate(
+    decoder: Decoder, logits: Logits, accepted: Accepted, training: Accepted
+) -> dict[str, Any]:
+    """What a bundle's `output` says of its answers: `temperatures`, `thresholds` and `hints`.
+
+    logits, accepted: head → (N, C) of the calibration split, see `fit_temperatures`. training: the
+    accepted labels of the training split, in which labels that occur together are counted.
+    """
+    decoder = replace(decoder, temperatures=fit_temperatures(decoder, logits, accepted))
+    return {
+        "temperatures": dict(decoder.temperatures),
+        "thresholds": fit_thresholds(decoder, logits, accepted),
+        "hints": fit_hints(decoder, cooccurrence(decoder, training), logits, accepted),
+    }
+
+
+def fit_temperatures(decoder: Decoder, logits: Logits, accepted: Accepted) -> dict[str, float]:
     """Head → the temperature with the least negative log-likelihood, for all of the decoder's.
 
     logits: head → (N, C). accepted: head → (N, C), 1 where a label is a right answer, a row of
@@ -39,6 +65,40 @@ def fit_temperatures(
 
         temperatures[head] = minimise(loss)
     return temperatures
+
+
+def fit_thresholds(decoder: Decoder, logits: Logits, accepted: Accepted) -> dict[str, float]:
+    """Head → the least confidence of an answer, see `threshold`. Arguments as above; the decoder
+    has its temperatures.
+    """
+    probabilities = decoder.probabilities(logits)
+    best = decoder.best(probabilities)
+    thresholds = {}
+    for head, p in probabilities.items():
+        rows = np.flatnonzero(accepted[head].any(axis=1))
+        answers = best[head][rows]
+        thresholds[head] = threshold(p[rows, answers], accepted[head][rows, answers] > 0)
+    return thresholds
+
+
+def threshold(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
+    """The least confidence from which on `TARGET_ACCURACY` of the answers are right.
+
+    It answers at least `LEAST_ANSWERED`, even where that is less accurate, and nothing under an
+    even chance. confidence: (N,) in [0, 1]. correct: (N,).
+    """
+    surest_first = np.argsort(-confidence, kind="stable")
+    ordered = confidence[surest_first]
+    # Where one may stop: the equally sure are answered together or not at all.
+    answered = np.flatnonzero(np.append(np.diff(ordered) != 0, len(ordered) > 0)) + 1
+    accuracy = np.cumsum(correct[surest_first])[answered - 1] / answered
+    right_enough = answered[accuracy >= TARGET_ACCURACY].max(initial=0)
+    many_enough = answered[answered >= LEAST_ANSWERED * len(ordered)].min(initial=len(ordered))
+    count = max(right_enough, many_enough)
+    if count == len(ordered):
+        return EVEN_CHANCE
+    # Rounded down, so that the last one is still answered.
+    return max(EVEN_CHANCE, float(np.floor(ordered[count - 1] * 1e4) / 1e4))
 
 
 def negative_log_likelihood(

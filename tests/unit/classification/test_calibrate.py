@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from classification.calibrate import (
+    calibrate,
     expected_calibration_error,
     fit_temperatures,
+    fit_thresholds,
     minimise,
     negative_log_likelihood,
+    threshold,
 )
 from classification.postprocess import TREE_LEVELS, Decoder, parents_of
 from tests.unit.classification.mean_colour import LABELS, MASTER_CATEGORY_OF, SUB_CATEGORY_OF
@@ -75,3 +78,78 @@ def test_a_network_without_the_tree_has_a_temperature_a_head():
     temperatures = fit_temperatures(decoder, logits, accepted)
 
     assert temperatures == {"shape": pytest.approx(4 / np.log(3), rel=1e-3)}
+
+
+def wrong_at(*positions: int, of: int) -> np.ndarray:
+    """Answers, surest first, of which these are wrong."""
+    return ~np.isin(np.arange(of), positions)
+
+
+def test_a_threshold_answers_all_that_keeps_the_accuracy() -> None:
+    # Twelve answers from .98 down to .76, wrong at the 10th and the 12th: up to the 10th 9 of 10
+    # are right, up to the 11th 10 of 11, with the 12th 10 of 12, which is too few.
+    confidence = 0.98 - 0.02 * np.arange(12)
+
+    found = threshold(confidence, wrong_at(9, 11, of=12))
+
+    assert found == pytest.approx(confidence[10], abs=1e-4)
+    assert found <= confidence[10]
+
+
+def test_where_all_is_right_enough_nothing_but_doubt_is_left_out() -> None:
+    # Not 1.0, which would leave out whatever is a little less sure than anything here.
+    assert threshold(np.ones(20), np.ones(20, bool)) == 0.5
+
+
+def test_a_threshold_leaves_most_answers_standing() -> None:
+    # Every third answer is wrong: nine in ten are never reached, so two thirds are answered.
+    confidence = 0.98 - 0.02 * np.arange(12)
+
+    found = threshold(confidence, wrong_at(0, 3, 6, 9, of=12))
+
+    assert np.count_nonzero(confidence >= found) == 8
+
+
+def test_a_threshold_is_never_under_an_even_chance() -> None:
+    assert threshold(np.array([0.4, 0.3, 0.2]), np.array([True, False, False])) == 0.5
+    assert threshold(np.array([0.3]), np.array([False])) == 0.5
+    assert threshold(np.zeros(0), np.zeros(0, bool)) == 0.5
+
+
+def test_everything_a_bundle_needs_is_fitted_together() -> None:
+    # The kind is never shown well; who wears a skirt is a woman nine times in ten.
+    decoder = Decoder(
+        {"gender": ("Men", "Women"), "kind": ("Shirt", "Skirt")},
+        {},
+        {"gender": 1.0, "kind": 1.0},
+        {"gender": 0.5, "kind": 0.5},
+    )
+    rng = np.random.default_rng(0)
+    gender = rng.integers(0, 2, 2000)
+    kind = np.where(rng.random(2000) < 0.9, gender, 1 - gender)
+    accepted = {"gender": np.eye(2, dtype=np.float32)[gender]}
+    accepted["kind"] = np.eye(2, dtype=np.float32)[kind]
+    sure = (6 * accepted["gender"]).astype(np.float32)
+    logits = {"gender": sure, "kind": rng.normal(0, 0.1, (2000, 2)).astype(np.float32)}
+
+    output = calibrate(decoder, logits, accepted, accepted)
+
+    assert list(output) == ["temperatures", "thresholds", "hints"]
+    assert output["temperatures"]["gender"] < 1 < output["temperatures"]["kind"]
+    assert output["thresholds"] == {"gender": 0.5, "kind": pytest.approx(0.5, abs=0.05)}
+    assert output["hints"]["gender"]["kind"]["strength"] > 0.9
+
+
+def test_thresholds_are_of_the_heads_own_answers() -> None:
+    # Nobody labelled the shape; the sizes .9 sure are right, those .6 sure are wrong.
+    decoder = Decoder(
+        {"size": ("S", "L"), "shape": ("wide", "narrow")}, {}, {"size": 1.0, "shape": 1.0}, {}
+    )
+    said = np.repeat([[0.9, 0.1], [0.6, 0.4]], [18, 9], axis=0)
+    logits = {name: np.log(said).astype(np.float32) for name in ("size", "shape")}
+    right = np.repeat([[1, 0], [0, 1]], [18, 9], axis=0).astype(np.float32)
+
+    thresholds = fit_thresholds(decoder, logits, {"size": right, "shape": 0 * right})
+
+    # One or two of the wrong ones would still leave nine in ten, but all nine are equally sure.
+    assert thresholds == {"size": pytest.approx(0.9, abs=1e-3), "shape": 0.5}
