@@ -12,11 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
+from classification import fashion_mnist
 from classification.config import load_config
 from classification.datasets import open_dataset
+from classification.photos import as_photo, open_photos
 from classification.predictor import MAX_BATCH, AttributeClassifier
 from vision.bundle import WEIGHTS_DIR, Bundle, open_bundle, resolve, update_metrics
-from vision.errors import VestiaryError
+from vision.errors import ErrorCode, PermanentError, VestiaryError
 from vision.garments import Crop, Labels
 from vision.image import RgbImage
 from vision.predictions import write_predictions
@@ -27,17 +29,23 @@ Model = Annotated[str, typer.Option(help="A bundle's folder under the weights, o
 WeightsDir = Annotated[Path, typer.Option(help="Folder of the bundles.")]
 Threads = Annotated[int, typer.Option(min=0, help="Cores to use; 0 for ONNX Runtime's choice.")]
 ConfigFile = Annotated[Path, typer.Option(help="A file of configs/classification.")]
-Products = Annotated[Path, typer.Option(help="Fashion Product Images, a folder or a zip.")]
+Products = Annotated[Path | None, typer.Option(help="Fashion Product Images, a folder or a zip.")]
 HomePhotos = Annotated[
     Path | None, typer.Option(help="The clothing dataset of home photos, a folder or a zip.")
 ]
 StreetPhotos = Annotated[Path | None, typer.Option(help="Clothing Co-Parsing, a folder or a zip.")]
+FashionMnistFiles = Annotated[
+    Path | None, typer.Option("--fashion-mnist", help="Its IDX files, in a folder or a zip.")
+]
+Precision = Annotated[str, typer.Option(help="fp32, fp16, int8 or int8_weights.")]
 RunsDir = Annotated[Path, typer.Option(help="Where checkpoints go.")]
 
 
 @app.command("predict")
 def predict_command(
-    images: Annotated[Path, typer.Option(help="A folder or a zip of photos.")],
+    images: Annotated[
+        Path, typer.Option(help="A folder or a zip of photos, or an IDX file of grey images.")
+    ],
     output: Annotated[Path, typer.Option(help="JSON Lines file to write, one line a photo.")],
     model: Model = "default",
     weights_dir: WeightsDir = WEIGHTS_DIR,
@@ -46,8 +54,14 @@ def predict_command(
         bool, typer.Option("--unknown", help="Answer `unknown` under the bundle's thresholds.")
     ] = False,
 ) -> None:
-    """Write the attributes of every photo as one JSON line, in the order of the names."""
+    """Write the attributes of every photo as one JSON line, in the order of the names.
+
+    Of an IDX file, as Fashion-MNIST comes in, each line has the image's index and its class.
+    """
     classifier = AttributeClassifier(_open(model, weights_dir), threads, allow_unknown=unknown)
+    if fashion_mnist.is_idx(images):
+        _predict_idx(classifier, images, output)
+        return
 
     def answers(photos: Sequence[RgbImage]) -> list[dict[str, Any]]:
         labels = classifier.predict([whole(photo) for photo in photos])
@@ -58,10 +72,15 @@ def predict_command(
 
 @app.command("evaluate")
 def evaluate_command(
-    data: Annotated[Path, typer.Option(help="Products or home photos, a folder or a zip.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Products, home or street photos or Fashion-MNIST, a folder or a zip.",
+        ),
+    ],
     model: Model = "default",
     split: Annotated[
-        str, typer.Option(help="train, validation, calibration, test or all.")
+        str, typer.Option(help="train, validation, calibration, test, t10k or all.")
     ] = "all",
     weights_dir: WeightsDir = WEIGHTS_DIR,
     threads: Threads = 0,
@@ -75,31 +94,43 @@ def evaluate_command(
 @app.command("train")
 def train_command(
     config: ConfigFile,
-    products: Products,
+    products: Products = None,
     home_photos: HomePhotos = None,
     street_photos: StreetPhotos = None,
+    fashion_mnist_files: FashionMnistFiles = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Train, or continue an interrupted run; prints the finished weights' path."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    from classification.train import train
+    from classification.train import TrainingSet, train
 
     settings = load_config(config)
-    paths = [path for path in (products, home_photos, street_photos) if path is not None]
-    datasets = [open_dataset(path) for path in paths]
+    datasets: list[TrainingSet] = [
+        open_dataset(path) for path in _given(products, home_photos, street_photos)
+    ]
+    if fashion_mnist_files is not None:
+        datasets.append(fashion_mnist.open_fashion_mnist(fashion_mnist_files))
     typer.echo(train(settings, datasets, runs_dir / settings.name))
 
 
 @app.command("export")
 def export_command(
     config: ConfigFile,
-    products: Products,
+    products: Products = None,
     home_photos: HomePhotos = None,
     street_photos: StreetPhotos = None,
+    fashion_mnist_files: FashionMnistFiles = None,
+    precision: Precision = "fp32",
+    name: Annotated[
+        str | None, typer.Option(help="The bundle's folder; the config's name unless given.")
+    ] = None,
     runs_dir: RunsDir = Path("runs"),
     weights_dir: WeightsDir = WEIGHTS_DIR,
 ) -> None:
-    """Write a bundle from a finished run: graph, parity, temperatures, figures on `test`."""
+    """Write a bundle from a finished run: graph, parity, temperatures, figures on `test`.
+
+    The temperatures are fitted on the first data set given.
+    """
     os.environ["KERAS_BACKEND"] = "torch"
     import keras
 
@@ -109,11 +140,14 @@ def export_command(
     from classification.train import WEIGHTS
 
     settings = load_config(config)
-    paths = [path for path in (products, home_photos, street_photos) if path is not None]
-    datasets = [open_dataset(path) for path in paths]
-    folder = weights_dir / settings.name
+    paths = _given(products, home_photos, street_photos, fashion_mnist_files)
+    if not paths:
+        raise PermanentError(ErrorCode.VALIDATION_ERROR, "name the data sets that it learnt from")
+    datasets = [open_photos(path) for path in paths]
+    folder = weights_dir / (name or settings.name)
     command = f"python -m classification train --config configs/classification/{config.name}"
-    bundle = export(settings, runs_dir / settings.name / WEIGHTS, datasets, folder, command)
+    weights = runs_dir / settings.name / WEIGHTS
+    bundle = export(settings, weights, datasets, folder, command, precision)
     metrics = {}
     for dataset, path in zip(datasets, paths, strict=True):
         figures = evaluate(bundle, path, "test")
@@ -121,6 +155,32 @@ def export_command(
         metrics[f"{dataset.layout}_test"] = figures
     update_metrics(folder, "classification", metrics)
     typer.echo(json.dumps({"bundle": str(folder), "parity": dict(bundle.parity)}))
+
+
+def _given(*paths: Path | None) -> list[Path]:
+    return [path for path in paths if path is not None]
+
+
+def _predict_idx(classifier: AttributeClassifier, images: Path, output: Path) -> None:
+    """A line for each image: its index, the number and name of its class, and how sure."""
+    if fashion_mnist.HEAD not in classifier.heads:
+        raise PermanentError(
+            ErrorCode.VALIDATION_ERROR,
+            f"an IDX file needs a bundle that answers {fashion_mnist.HEAD}; "
+            f"{classifier.name} answers {', '.join(classifier.heads)}",
+        )
+    crops = [as_photo(image) for image in fashion_mnist.read_images(images)]
+    answers = classifier.predict([Crop(pixels, (0, 0, *pixels.shape[1::-1])) for pixels in crops])
+    with output.open("w", encoding="utf-8") as file:
+        for index, labels in enumerate(answers):
+            answer = labels.attributes[fashion_mnist.HEAD]
+            line = {
+                "index": index,
+                "label": fashion_mnist.LABELS.index(answer.alternatives[0][0]),
+                "name": answer.label,
+                "confidence": round(answer.confidence, 4),
+            }
+            file.write(json.dumps(line) + "\n")
 
 
 def attributes_as_json(labels: Labels) -> dict[str, dict[str, Any]]:

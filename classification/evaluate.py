@@ -21,8 +21,10 @@ from rich.console import Console
 from rich.progress import track
 
 from classification.calibrate import expected_calibration_error
-from classification.config import CONFIG_DIR
-from classification.datasets import PRODUCTS, PhotoDataset, Sample, Skipped, open_dataset
+from classification.config import CONFIG_DIR, HOME_PHOTOS, STREET_PHOTOS
+from classification.datasets import Sample, Skipped
+from classification.fashion_mnist import T10K
+from classification.photos import Photos, open_photos
 from classification.postprocess import LEAF, TREE_LEVELS, Decoder
 from classification.predictor import AttributeClassifier
 from training.split import DEFAULT_FRACTIONS
@@ -31,6 +33,8 @@ from vision.errors import ErrorCode, PermanentError
 
 LABEL_SETS = CONFIG_DIR / "label_sets.yaml"
 _CHUNK = 256
+SPLITS = (*DEFAULT_FRACTIONS, T10K, "all")
+"""`t10k` is Fashion-MNIST's official test half."""
 
 Logits = dict[str, NDArray[np.float32]]
 
@@ -63,19 +67,18 @@ class Answers:
 
 
 def evaluate(bundle: Bundle, data: Path, split: str = "all", threads: int = 0) -> dict[str, Any]:
-    """Scores of `bundle` on one split of a data set in either layout, ready for JSON.
+    """Scores of `bundle` on one split of a data set in any layout, ready for JSON.
 
     Rows and images that cannot be used are counted and listed under `skipped`.
 
     Raises `PermanentError`: `dataset_invalid` when the data set cannot be read or nothing is left,
     `validation_error` for an unknown split.
     """
-    if split not in (*DEFAULT_FRACTIONS, "all"):
+    if split not in SPLITS:
         raise PermanentError(
-            ErrorCode.VALIDATION_ERROR,
-            f"unknown split {split!r}; known: {', '.join(DEFAULT_FRACTIONS)}, all",
+            ErrorCode.VALIDATION_ERROR, f"unknown split {split!r}; known: {', '.join(SPLITS)}"
         )
-    dataset = open_dataset(data)
+    dataset = open_photos(data)
     classifier = AttributeClassifier(bundle, threads)
     samples, logits, broken = run(classifier, dataset, dataset.split(split))
     if not samples:
@@ -83,7 +86,8 @@ def evaluate(bundle: Bundle, data: Path, split: str = "all", threads: int = 0) -
     answers = answer(classifier.decoder, samples, logits)
     in_split = {sample.item_id for sample in dataset.split(split)}
     skipped = [s for s in dataset.skipped if split == "all" or s.item_id in in_split]
-    score = product_scores if dataset.layout == PRODUCTS else home_photo_scores
+    coarse = dataset.layout in (HOME_PHOTOS, STREET_PHOTOS)
+    score = home_photo_scores if coarse else product_scores
     return {
         "model": bundle.name,
         "version": bundle.version,
@@ -97,7 +101,7 @@ def evaluate(bundle: Bundle, data: Path, split: str = "all", threads: int = 0) -
 
 
 def run(
-    classifier: AttributeClassifier, dataset: PhotoDataset, samples: Sequence[Sample]
+    classifier: AttributeClassifier, dataset: Photos, samples: Sequence[Sample]
 ) -> tuple[tuple[Sample, ...], Logits, tuple[Skipped, ...]]:
     """Logits of the samples whose image can be decoded, those samples, and the others."""
     kept: list[Sample] = []

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -19,32 +21,48 @@ import torch
 from keras import layers
 from numpy.typing import NDArray
 
-from classification.calibrate import fit_temperatures
-from classification.config import TrainConfig
-from classification.datasets import HOME_PHOTOS, PRODUCTS, PhotoDataset, Sample, encode
+from classification import quantise
+from classification.backbones import BACKBONES
+from classification.calibrate import EVEN_CHANCE, calibrate
+from classification.config import (
+    FASHION_MNIST,
+    HOME_PHOTOS,
+    PRODUCTS,
+    STREET_PHOTOS,
+    TrainConfig,
+)
+from classification.datasets import encode
 from classification.evaluate import run
+from classification.heads import head_of, known_heads
 from classification.network import FEATURES, build_network, fold
+from classification.photos import Photos
+from classification.postprocess import TREE_LEVELS
 from classification.predictor import EMBEDDING, IMAGES, LOGITS_PREFIX, AttributeClassifier
-from classification.preprocess import MEAN, STD, batch_of
+from classification.preprocess import GREY, RGB, InputForm, batch_of
+from classification.quantise import CALIBRATION_PHOTOS, FP32
 from training import citations
 from vision.bundle import GRAPH, Bundle, write_bundle
-from vision.errors import ErrorCode, PermanentError
-from vision.garments import ATTRIBUTES
+from vision.errors import PermanentError
 from vision.session import OnnxSession
 from vision.taxonomy import Taxonomy, load_taxonomy
+
+T = TypeVar("T")
 
 LOGGER = logging.getLogger(__name__)
 
 OPSET = 17
 # Logits are of the order of 10: float32 sums taken in another order stay well below this.
 TOLERANCE = 1e-3
-# Under an even chance an answer is more likely wrong than right.
-THRESHOLD = 0.5
 # Photos of each training set that the embedding's principal components are fitted on.
 EMBEDDING_PHOTOS = 4000
 PARITY_PHOTOS = 64
 
-CITATIONS = {PRODUCTS: citations.PRODUCTS, HOME_PHOTOS: citations.HOME_PHOTOS}
+CITATIONS = {
+    PRODUCTS: citations.PRODUCTS,
+    HOME_PHOTOS: citations.HOME_PHOTOS,
+    STREET_PHOTOS: citations.CCP,
+    FASHION_MNIST: citations.FASHION_MNIST,
+}
 
 
 @dataclass(frozen=True)
@@ -62,66 +80,127 @@ class Parity:
 def export(
     config: TrainConfig,
     weights: Path,
-    datasets: Sequence[PhotoDataset],
+    datasets: Sequence[Photos],
     folder: Path,
     command: str,
+    precision: str = FP32,
 ) -> Bundle:
     """Write the bundle at `folder` from a run's weights.
 
     The embedding is fitted on `train` photos of all data sets, the temperatures on the
-    `calibration` photos of the products. The model card is written by hand.
+    `calibration` photos of the first. precision: one of `quantise.PRECISIONS`; for any but float32
+    the bundle tells the accuracy on `validation` before and after. The model card is written by
+    hand.
 
-    Raises `PermanentError` (`validation_error`) when a head is missing, and `ValueError` when the
+    Raises `PermanentError` (`validation_error`) for an unknown precision, and `ValueError` when the
     graph differs from its network by more than the tolerance.
     """
-    missing = [attribute for attribute in ATTRIBUTES if attribute not in config.heads]
-    if missing:
-        raise PermanentError(
-            ErrorCode.VALIDATION_ERROR, f"a bundle needs every head; missing: {', '.join(missing)}"
-        )
+    quantise.check_precision(precision)
     taxonomy = load_taxonomy()
-    heads = {head: len(taxonomy.labels_of(head)) for head in config.heads}
-    network = build_network(config.backbone, heads, dropout=config.dropout)
+    labels = labels_of(config, taxonomy)
+    form = input_form(config)
+    network, folded = load_networks(config, labels, weights)
+    photos = training_photos(datasets)
+    embedding = fit_embedding(folded, photos, form, config.embedding)
+    with TemporaryDirectory() as work:
+        exact, served = Path(work), folder
+        export_graph(served_network(folded, *embedding), form.shape, exact / GRAPH)
+        network = served_network(network, *embedding)
+        parity = measure_parity(network, exact / GRAPH, parity_inputs(photos, form))
+        if not parity.holds:
+            raise ValueError(f"the exported graph differs from its network: {parity}")
+
+        def write(
+            folder: Path, output: Mapping[str, Any], quantised: Mapping[str, Any] | None = None
+        ) -> Bundle:
+            return write_bundle(
+                folder,
+                "classification",
+                architecture=f"{config.backbone}, softmax heads on pooled features (Keras)",
+                labels=labels_metadata(labels, taxonomy),
+                input=form.as_metadata(),
+                output={"embedding": embedding[0].shape[1], **output},
+                metrics={},
+                data=cited(config, datasets),
+                licence="Apache-2.0",
+                command=command,
+                parity=parity_metadata(parity) | ({"quantised": quantised} if quantised else {}),
+            )
+
+        folder.mkdir(parents=True, exist_ok=True)
+        chosen = evenly(photos, CALIBRATION_PHOTOS)
+        quantise.convert(exact / GRAPH, served / GRAPH, precision, batch_of(chosen, form))
+        output = calibrated(write(served, uncalibrated(labels)), datasets[0], taxonomy)
+        if precision == FP32:
+            return write(served, output)
+        accuracy = quantise.compare(write(exact, output), write(served, output), datasets)
+        LOGGER.info("accuracy in float32 and %s: %s", precision, accuracy)
+        quantised = quantise.quantised_metadata(precision, served / GRAPH, accuracy)
+        return write(served, output, quantised)
+
+
+def load_networks(
+    config: TrainConfig, labels: Mapping[str, Sequence[str]], weights: Path
+) -> tuple[keras.Model, keras.Model]:
+    """The network as it was trained, and the same one folded."""
+    heads = {head: len(names) for head, names in labels.items()}
+    network = build_network(
+        config.backbone, heads, dropout=config.dropout, input_hw=config.input_hw
+    )
     network.load_weights(weights)
     folded = build_network(config.backbone, heads, input_hw=config.input_hw, folded=True)
     fold(network, folded)
-    photos = training_photos(datasets)
-    embedding = fit_embedding(folded, photos, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    export_graph(served_network(folded, *embedding), config.input_hw, folder / GRAPH)
-    served = served_network(network, *embedding)
-    parity = measure_parity(served, folder / GRAPH, parity_inputs(photos, config.input_hw))
-    if not parity.holds:
-        raise ValueError(f"the exported graph differs from its network: {parity}")
-
-    def write(temperatures: Mapping[str, float]) -> Bundle:
-        return _write(config, folder, datasets, taxonomy, parity, temperatures, command)
-
-    draft = write(dict.fromkeys(ATTRIBUTES, 1.0))
-    products = next(dataset for dataset in datasets if dataset.layout == PRODUCTS)
-    return write(calibrated_temperatures(draft, products, taxonomy))
+    return network, folded
 
 
-def calibrated_temperatures(
-    bundle: Bundle, products: PhotoDataset, taxonomy: Taxonomy
-) -> dict[str, float]:
-    """Temperatures fitted on what the exported graph says of the `calibration` products."""
+def input_form(config: TrainConfig) -> InputForm:
+    """What the network of a run takes. Grey networks learnt light garments on black."""
+    grey = BACKBONES[config.backbone].channels == 1
+    return InputForm(config.input_hw, channels=GREY if grey else RGB, inverted=grey)
+
+
+def labels_of(config: TrainConfig, taxonomy: Taxonomy) -> dict[str, tuple[str, ...]]:
+    """Head → labels: the attributes in the order they are reported, then the other heads."""
+    names = sorted(config.heads, key=known_heads().index)
+    return {name: head_of(name, taxonomy).labels for name in names}
+
+
+def labels_metadata(labels: Mapping[str, Sequence[str]], taxonomy: Taxonomy) -> dict[str, Any]:
+    """The `labels` of a bundle, with the tree where it answers all of its levels."""
+    content: dict[str, Any] = {"attributes": {head: list(names) for head, names in labels.items()}}
+    if set(TREE_LEVELS) <= set(labels):
+        content["sub_category_of"] = dict(taxonomy.sub_category_of)
+        content["master_category_of"] = dict(taxonomy.master_category_of)
+    return content
+
+
+def uncalibrated(labels: Iterable[str]) -> dict[str, Any]:
+    """The `output` of a bundle on whose answers nothing is fitted."""
+    heads = tuple(labels)
+    return {
+        "temperatures": dict.fromkeys(heads, 1.0),
+        "thresholds": dict.fromkeys(heads, EVEN_CHANCE),
+    }
+
+
+def calibrated(bundle: Bundle, photos: Photos, taxonomy: Taxonomy) -> dict[str, Any]:
+    """The `output` fitted on what the exported graph says of the `calibration` photos."""
     classifier = AttributeClassifier(bundle)
-    samples, logits, _ = run(classifier, products, products.split("calibration"))
-    accepted = encode(samples, ATTRIBUTES, taxonomy)
-    temperatures = fit_temperatures(classifier.decoder, logits, accepted)
-    LOGGER.info("temperatures on %d photos: %s", len(samples), temperatures)
-    return temperatures
+    samples, logits, _ = run(classifier, photos, photos.split("calibration"))
+    accepted = encode(samples, classifier.heads, taxonomy)
+    training = encode(photos.split("train"), classifier.heads, taxonomy)
+    output = calibrate(classifier.decoder, logits, accepted, training)
+    LOGGER.info("calibrated on %d photos: %s", len(samples), output["temperatures"])
+    return output
 
 
 def training_photos(
-    datasets: Sequence[PhotoDataset], most: int = EMBEDDING_PHOTOS
+    datasets: Sequence[Photos], most: int = EMBEDDING_PHOTOS
 ) -> list[NDArray[np.uint8]]:
     """Up to `most` photos of each data set's `train` split, evenly spread over it."""
     photos = []
     for dataset in datasets:
-        samples: tuple[Sample, ...] = dataset.split("train")
-        for sample in samples[:: max(1, -(-len(samples) // most))]:
+        for sample in evenly(dataset.split("train"), most):
             try:
                 photos.append(dataset.pixels(sample))
             except PermanentError as error:
@@ -130,17 +209,19 @@ def training_photos(
 
 
 def fit_embedding(
-    network: keras.Model, photos: Sequence[NDArray[np.uint8]], config: TrainConfig
+    network: keras.Model, photos: Sequence[NDArray[np.uint8]], form: InputForm, size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The (F, E) kernel and (E,) bias that centre features and keep the principal components."""
+    """The (F, E) kernel and (E,) bias that centre features and keep the principal components: as
+    many as `size`, or all there are.
+    """
     body = keras.Model(network.input, network.get_layer(FEATURES).output)
     parts = [
         keras.ops.convert_to_numpy(
-            body.predict_on_batch(batch_of(photos[start : start + 64], config.input_hw))
+            body.predict_on_batch(batch_of(photos[start : start + 64], form))
         )
         for start in range(0, len(photos), 64)
     ]
-    return principal_components(np.concatenate(parts), config.embedding)
+    return principal_components(np.concatenate(parts), size)
 
 
 def principal_components(
@@ -166,8 +247,8 @@ def served_network(
     return keras.Model(network.input, outputs)
 
 
-def export_graph(served: keras.Model, input_hw: tuple[int, int], path: Path) -> None:
-    """Write the network as ONNX with a free batch size, its constants folded."""
+def export_graph(served: keras.Model, shape: tuple[int, int, int], path: Path) -> None:
+    """Write the network as ONNX with a free batch size, its constants folded. shape: (C, H, W)."""
     names = list(served.output)
     raw = path.with_suffix(".raw.onnx")
     with warnings.catch_warnings():
@@ -175,7 +256,7 @@ def export_graph(served: keras.Model, input_hw: tuple[int, int], path: Path) -> 
         warnings.simplefilter("ignore")
         torch.onnx.export(
             _TupleOutputs(served, names).eval(),
-            (torch.zeros(2, 3, *input_hw),),
+            (torch.zeros(2, *shape),),
             str(raw),
             input_names=[IMAGES],
             output_names=names,
@@ -204,13 +285,10 @@ class _TupleOutputs(torch.nn.Module):
         return tuple(outputs[name] for name in self._names)
 
 
-def parity_inputs(
-    photos: Sequence[NDArray[np.uint8]], input_hw: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Half noise, half photos: (N, 3, H, W) float32."""
-    chosen = photos[:: max(1, len(photos) // PARITY_PHOTOS)][:PARITY_PHOTOS]
-    real = batch_of(chosen, input_hw)
-    noise = np.random.default_rng(0).uniform(-1, 1, (PARITY_PHOTOS, 3, *input_hw))
+def parity_inputs(photos: Sequence[NDArray[np.uint8]], form: InputForm) -> NDArray[np.float32]:
+    """Half noise, half photos: (N, C, H, W) float32."""
+    real = batch_of(evenly(photos, PARITY_PHOTOS), form)
+    noise = np.random.default_rng(0).uniform(-1, 1, (PARITY_PHOTOS, *form.shape))
     return np.concatenate([real, noise.astype(np.float32)])
 
 
@@ -226,48 +304,23 @@ def measure_parity(served: keras.Model, path: Path, inputs: NDArray[np.float32])
     return Parity(logits=max(difference.values()), embedding=embedding)
 
 
-def _write(
-    config: TrainConfig,
-    folder: Path,
-    datasets: Sequence[PhotoDataset],
-    taxonomy: Taxonomy,
-    parity: Parity,
-    temperatures: Mapping[str, float],
-    command: str,
-) -> Bundle:
+def parity_metadata(parity: Parity) -> dict[str, Any]:
+    """The `parity` of a bundle."""
+    return {
+        "against": "Keras network, torch backend, float32",
+        "inputs": 2 * PARITY_PHOTOS,
+        "tolerance": TOLERANCE,
+        "logits_difference": parity.logits,
+        "embedding_difference": parity.embedding,
+    }
+
+
+def cited(config: TrainConfig, datasets: Sequence[Photos]) -> list[citations.Citation]:
+    """The `data` of a bundle."""
     data = [CITATIONS[dataset.layout] for dataset in datasets]
-    return write_bundle(
-        folder,
-        "classification",
-        architecture=f"{config.backbone}, seven softmax heads on pooled features (Keras)",
-        labels={
-            "attributes": {name: list(taxonomy.labels_of(name)) for name in ATTRIBUTES},
-            "sub_category_of": dict(taxonomy.sub_category_of),
-            "master_category_of": dict(taxonomy.master_category_of),
-        },
-        input={
-            "height": config.input_hw[0],
-            "width": config.input_hw[1],
-            "layout": "NCHW",
-            "channels": "RGB",
-            "padding": "white",
-            "mean": MEAN,
-            "std": STD,
-        },
-        output={
-            "embedding": config.embedding,
-            "temperatures": dict(temperatures),
-            "thresholds": dict.fromkeys(ATTRIBUTES, THRESHOLD),
-        },
-        metrics={},
-        data=[*data, citations.IMAGENET_WEIGHTS] if config.pretrained else data,
-        licence="Apache-2.0",
-        command=command,
-        parity={
-            "against": "Keras network, torch backend, float32",
-            "inputs": 2 * PARITY_PHOTOS,
-            "tolerance": TOLERANCE,
-            "logits_difference": parity.logits,
-            "embedding_difference": parity.embedding,
-        },
-    )
+    return [*data, citations.IMAGENET_WEIGHTS] if config.pretrained else data
+
+
+def evenly(items: Sequence[T], most: int) -> Sequence[T]:
+    """Up to `most` of the items, evenly spread."""
+    return items[:: max(1, -(-len(items) // most))]

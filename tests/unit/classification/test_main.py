@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from classification import __main__ as command
 from tests.drawn_ccp import write_folder, write_zip
 from tests.pictures import encode
+from tests.unit.classification.brightness import idx, images_of, write_brightness_bundle
 from tests.unit.classification.mean_colour import write_mean_colour_bundle
 from vision.bundle import WEIGHTS_DIR
 from vision.garments import ATTRIBUTES, UNKNOWN
@@ -105,6 +107,10 @@ def test_evaluate_prints_one_json_object(
         (("evaluate", "--model", "none", "--data", "x"), "no bundle called 'none'"),
         (("evaluate", "--model", "colour", "--data", "no/such"), "no/such does not exist"),
         (("predict", "--model", "colour", "--images", "no", "--output", "o"), "no does not exist"),
+        (
+            ("predict", "--model", "colour", "--images", "t10k-images-idx3-ubyte", "--output", "o"),
+            "colour answers gender, master_category",
+        ),
     ],
 )
 def test_a_known_failure_is_one_line(
@@ -116,6 +122,7 @@ def test_a_known_failure_is_one_line(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("t10k-images-idx3-ubyte").write_bytes(idx(images_of([0])))
     with pytest.raises(SystemExit) as ended:
         command.main([*arguments, "--weights-dir", str(weights)])
 
@@ -124,6 +131,47 @@ def test_a_known_failure_is_one_line(
     assert captured.out == ""
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_idx_file_gets_a_line_an_image(tmp_path: Path, packed: bool) -> None:
+    weights = write_brightness_bundle(tmp_path / "weights" / "grey").path.parent
+    classes = [9, 0, 4, 4, 7] * 8
+    content = idx(images_of(classes))
+    images = tmp_path / "t10k-images-idx3-ubyte.gz"
+    images.write_bytes(gzip.compress(content) if packed else content)
+    output = tmp_path / "answers.jsonl"
+
+    run(
+        *("predict", "--model", "grey", "--weights-dir", weights),
+        *("--images", images, "--output", output),
+    )
+
+    lines = lines_of(output)
+    assert [line["index"] for line in lines] == list(range(40))
+    assert [line["label"] for line in lines] == classes
+    assert lines[0]["name"] == "Ankle boot"
+    assert 0.9 < float(lines[0]["confidence"]) <= 1  # type: ignore[arg-type]
+
+
+def test_fashion_mnist_is_evaluated_from_its_own_files(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = write_brightness_bundle(tmp_path / "weights" / "grey").path.parent
+    shown, told = [0, 3, 3, 8], [0, 3, 5, 8]  # the third label is not what is shown
+    data = write_folder(
+        tmp_path / "data",
+        {
+            "t10k-images-idx3-ubyte.gz": gzip.compress(idx(images_of(shown))),
+            "t10k-labels-idx1-ubyte.gz": gzip.compress(idx(np.array(told))),
+        },
+    )
+
+    run("evaluate", "--model", "grey", "--weights-dir", weights, "--data", data)
+
+    figures = json.loads(capfd.readouterr().out)
+    assert (figures["layout"], figures["photos"]) == ("fashion_mnist", 4)
+    assert figures["attributes"]["fashion_mnist"]["accuracy"] == 0.75
 
 
 def tee(colour: tuple[int, int, int]) -> bytes:

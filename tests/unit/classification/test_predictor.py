@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from classification.predictor import MAX_BATCH, AttributeClassifier
-from tests.unit.classification.mean_colour import write_mean_colour_bundle
+from tests.unit.classification.mean_colour import LABELS, write_mean_colour_bundle
 from vision.errors import ErrorCode, PermanentError
 from vision.garments import ATTRIBUTES, UNKNOWN, Crop
 
@@ -90,12 +90,42 @@ def test_name_and_version_are_the_bundles(tmp_path: Path) -> None:
     assert (model.name, model.version) == ("colour", bundle.version)
 
 
+def only(*heads: str) -> dict[str, object]:
+    """Labels of a bundle that answers no more than these."""
+    return {"attributes": {head: list(LABELS[head]) for head in heads}}
+
+
+def test_a_bundle_may_answer_some_of_the_attributes_only(tmp_path: Path) -> None:
+    bundle = write_mean_colour_bundle(tmp_path / "two", labels=only("article_type", "base_colour"))
+    model = AttributeClassifier(bundle)
+
+    (red,) = model.predict([crop(RED)])
+
+    assert model.heads == ("article_type", "base_colour")
+    assert tuple(red.attributes) == model.heads
+    assert red.attributes["article_type"].label == "Tshirts"
+    assert set(model.raw([]).logits) == set(model.heads)
+
+
+def test_a_hint_that_nothing_asks_for_changes_nothing(tmp_path: Path) -> None:
+    bundle = write_mean_colour_bundle(tmp_path / "one", labels=only("base_colour"))
+    model = AttributeClassifier(bundle)
+
+    plain, hinted = model.predict([crop(RED), crop(RED, gender="Women")])
+
+    assert hinted.attributes == plain.attributes
+    with pytest.raises(PermanentError, match="unknown attribute 'shoe_size'"):
+        model.predict([crop(RED, shoe_size="43")])
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"input": {"height": 128}},
         {"output": {"embedding": 3, "temperatures": {}}},
-        {"labels": {"attributes": {"gender": ["Men"]}}},
+        {"labels": {"attributes": {}}},
+        {"labels": {"attributes": ["gender"]}},
+        {"input": {"height": 128, "width": 96, "channels": "CMYK"}},
     ],
 )
 def test_a_bundle_that_lacks_something_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
