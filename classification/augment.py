@@ -54,6 +54,7 @@ CATALOGUE = Augmentation(
     background=0.12,
     erase=0.1,
 )
+GREY = Augmentation(zoom=(0.9, 1.1), stretch=0.08, rotate=5.0, shift=0.07, flip=0.5, erase=0.4)
 STREET = Augmentation(
     zoom=(0.75, 1.5),
     stretch=0.15,
@@ -70,7 +71,7 @@ STREET = Augmentation(
 def random_view(
     image: Image, size_hw: tuple[int, int], how: Augmentation, rng: np.random.Generator
 ) -> Image:
-    """(h, w, 3) uint8 → (H, W, 3) uint8, changed at random within `how`."""
+    """(h, w, channels) uint8 → (H, W, channels) uint8, changed at random within `how`."""
     if rng.random() < how.background:
         image = replace_background(image, rng)
     if rng.random() < how.low_resolution:
@@ -84,6 +85,7 @@ def random_view(
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=_border(image),
     )
+    view = view.reshape(*size_hw, image.shape[2])  # OpenCV drops a single channel's axis.
     if rng.random() < how.erase:
         _erase(view, rng)
     return _random_light(_as_image(view), how, rng)
@@ -142,14 +144,15 @@ def _erase(view: NDArray[np.generic], rng: np.random.Generator) -> None:
     height, width = view.shape[:2]
     h, w = (rng.uniform(0.1, 0.35, 2) * (height, width)).astype(int)
     top, left = rng.integers(0, height - h), rng.integers(0, width - w)
-    view[top : top + h, left : left + w] = rng.integers(0, 256, 3)
+    view[top : top + h, left : left + w] = rng.integers(0, 256, view.shape[2])
 
 
 def _random_light(view: Image, how: Augmentation, rng: np.random.Generator) -> Image:
-    gain = 1 + rng.uniform(-how.gain, how.gain) + rng.uniform(-how.tint, how.tint, 3)
+    channels = view.shape[2]
+    gain = 1 + rng.uniform(-how.gain, how.gain) + rng.uniform(-how.tint, how.tint, channels)
     bias = 255 * rng.uniform(-how.gain, how.gain) / 2
     table = np.clip(np.arange(256)[:, None] * gain + bias, 0, 255).astype(np.uint8)
-    return _as_image(cv2.LUT(view, table[None]))
+    return _as_image(cv2.LUT(view, table[None]).reshape(view.shape))
 
 
 def _as_image(pixels: NDArray[np.generic]) -> Image:

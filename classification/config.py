@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from classification.heads import known_heads
 from vision.errors import ErrorCode, PermanentError
-from vision.garments import ATTRIBUTES
 
+# Layouts of data sets, as `datasets` and `fashion_mnist` read them.
+PRODUCTS = "products"
+HOME_PHOTOS = "home_photos"
+STREET_PHOTOS = "street_photos"
+FASHION_MNIST = "fashion_mnist"
+LAYOUTS = (PRODUCTS, HOME_PHOTOS, STREET_PHOTOS, FASHION_MNIST)
+PRECISIONS = ("float32", "bfloat16")
+# Of `backbones.BACKBONES`, named here so that a config is checked without a training framework.
+BACKBONE_NAMES = (
+    "convnext_tiny",
+    "efficientnet_lite0",
+    "fashion_mnist_cnn",
+    "fashion_mnist_mlp",
+    "fashion_mnist_small",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "vgg19",
+    "vgg19_bn",
+)
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs" / "classification"
 
 
@@ -19,15 +38,16 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs" / "classificatio
 class TrainConfig:
     """What decides a network's weights, but for the data.
 
-    name: of the run and of the bundle. backbone: a key of `network.BACKBONES`. pretrained: start
+    name: of the run and of the bundle. backbone: a key of `backbones.BACKBONES`. pretrained: start
     from ImageNet. start_from: start from the finished weights of the run of this name instead, a
     warm restart (https://arxiv.org/abs/1608.03983). input_hw: size served and trained last.
     first_hw: size of the first `first_share` of training; a smaller one costs less and costs no
     accuracy (https://arxiv.org/abs/2104.00298). heads: attribute → weight of its loss.
-    products_per_batch, home_photos_per_batch, street_photos_per_batch: photos of each source in
-    every batch.
-    epochs: passes over the products, parts of one too. rounds_per_epoch: how often an epoch is
-    checkpointed.
+    photos_per_batch: layout of a data set → how many of its photos are in every batch; the first
+    one is what epochs are counted in.
+    precision: what the network computes in, `float32` or `bfloat16`; its weights are float32.
+    epochs: passes over the first data set, parts of one too. rounds_per_epoch: how often an epoch
+    is checkpointed.
     learning_rate: the peak of one cycle. ema: decay of the weights' moving average, which is what
     ships. embedding: length of the exported embedding.
     """
@@ -38,11 +58,10 @@ class TrainConfig:
     input_hw: tuple[int, int] = (128, 96)
     first_hw: tuple[int, int] = (128, 96)
     first_share: float = 0.0
-    pretrained: bool = True
+    pretrained: bool = False
+    precision: str = "float32"
     start_from: str | None = None
-    products_per_batch: int = 64
-    home_photos_per_batch: int = 0
-    street_photos_per_batch: int = 0
+    photos_per_batch: Mapping[str, int] = field(default_factory=lambda: {PRODUCTS: 64})
     epochs: float = 4
     rounds_per_epoch: int = 4
     learning_rate: float = 1.5e-3
@@ -56,12 +75,17 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_known("head", self.heads, ATTRIBUTES)
+        _check_known("head", self.heads, known_heads())
+        _check_known("layout", self.photos_per_batch, LAYOUTS)
+        _check_known("backbone", [self.backbone], BACKBONE_NAMES)
+        _check_known("precision", [self.precision], PRECISIONS)
         if not self.heads:
             raise _invalid("heads is empty")
         if not 0.0 <= self.first_share < 1.0:
             raise _invalid(f"first_share must be in [0, 1), not {self.first_share}")
-        for name in ("products_per_batch", "rounds", "rounds_per_epoch", "embedding"):
+        if not self.photos_per_batch or min(self.photos_per_batch.values()) < 1:
+            raise _invalid("photos_per_batch must name data sets with at least 1 photo each")
+        for name in ("rounds", "rounds_per_epoch", "embedding"):
             if getattr(self, name) < 1:
                 raise _invalid(f"{name} must be at least 1, not {getattr(self, name)}")
 
@@ -94,7 +118,7 @@ def load_config(path: Path | str) -> TrainConfig:
         raise _invalid(f"{path}: {error}") from error
 
 
-def _check_known(kind: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def _check_known(kind: str, given: Iterable[str], known: tuple[str, ...]) -> None:
     unknown = [name for name in given if name not in known]
     if unknown:
         raise _invalid(f"unknown {kind} {unknown[0]!r}; known: {', '.join(known)}")

@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from classification.config import HOME_PHOTOS, PRODUCTS, STREET_PHOTOS
+from classification.heads import head_of
 from training.ccp import CcpDataset
 from training.split import split_of
 from vision.archive import Archive, open_archive
@@ -31,9 +33,6 @@ from vision.garments import ATTRIBUTES
 from vision.image import EncodedImage, decode
 from vision.taxonomy import Taxonomy, load_taxonomy
 
-PRODUCTS = "products"
-HOME_PHOTOS = "home_photos"
-STREET_PHOTOS = "street_photos"
 MARKERS = {PRODUCTS: "styles.csv", HOME_PHOTOS: "images.csv", STREET_PHOTOS: "label_list.mat"}
 # Head → (N, C) of zeros and ones.
 Targets = dict[str, NDArray[np.float32]]
@@ -135,15 +134,16 @@ def open_dataset(path: Path | str, taxonomy: Taxonomy | None = None) -> PhotoDat
 
 def encode(samples: Sequence[Sample], heads: Sequence[str], taxonomy: Taxonomy) -> Targets:
     """Accepted labels as head → (N, C) float32: 1 for a right answer, rows of zeros where nobody
-    labelled the head.
+    labelled the head. heads: names that `heads.head_of` knows.
     """
     encoded = {}
-    for head in heads:
-        labels = {label: i for i, label in enumerate(taxonomy.labels_of(head))}
-        rows = np.zeros((len(samples), len(labels)), np.float32)
+    for name in heads:
+        head = head_of(name, taxonomy)
+        index = {label: i for i, label in enumerate(head.labels)}
+        rows = np.zeros((len(samples), len(index)), np.float32)
         for row, sample in zip(rows, samples, strict=True):
-            row[[labels[label] for label in sample.accepted.get(head, ())]] = 1.0
-        encoded[head] = rows
+            row[[index[label] for label in head.accepted(sample.accepted)]] = 1.0
+        encoded[name] = rows
     return encoded
 
 

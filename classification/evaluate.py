@@ -1,8 +1,6 @@
-"""Scores of a bundle on labelled photos, products or home photos; runs without any training
-framework.
+"""Scores of a bundle on labelled photos of any layout; runs without any training framework.
 
-Answers are the best labels, whatever their confidence; what `unknown` saves and costs stands
-beside them as `coverage` (share answered) and `accuracy_answered`.
+What the figures are is in `classification.scores`, how a page shows them in `classification.report`.
 """
 
 from __future__ import annotations
@@ -15,93 +13,139 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from classification.calibrate import expected_calibration_error
-from classification.config import CONFIG_DIR, HOME_PHOTOS, STREET_PHOTOS
+from classification.config import HOME_PHOTOS, STREET_PHOTOS
 from classification.datasets import Sample, Skipped
 from classification.fashion_mnist import T10K
+from classification.heads import COLOUR_GROUP, head_of, known_heads
 from classification.photos import Photos, open_photos
-from classification.postprocess import LEAF, TREE_LEVELS, Decoder
+from classification.postprocess import TREE_LEVELS, Decoder, marginals
 from classification.predictor import AttributeClassifier
+from classification.scores import (
+    Answers,
+    HeadAnswers,
+    contradictions,
+    head_scores,
+    label_set_scores,
+)
 from training.split import DEFAULT_FRACTIONS
 from vision.bundle import Bundle
 from vision.errors import ErrorCode, PermanentError
+from vision.taxonomy import Taxonomy, load_taxonomy
 
-LABEL_SETS = CONFIG_DIR / "label_sets.yaml"
-_CHUNK = 256
+# The base colour's answers in groups; a figure only, not a head.
+GROUPED = "base_colour_grouped"
 SPLITS = (*DEFAULT_FRACTIONS, T10K, "all")
-"""`t10k` is Fashion-MNIST's official test half."""
+# Their labels are their own, each standing for several of ours.
+COARSE_LAYOUTS = (HOME_PHOTOS, STREET_PHOTOS)
+_CHUNK = 256
+# What a bundle's metadata do without, see `brief`.
+_DETAILS = ("per_class", "most_confused", "at_thresholds")
 
 Logits = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """What a bundle answers for N samples.
-
-    best: attribute → N labels. confidence: attribute → (N,). thresholds: attribute → the least
-    confidence of an answer.
+class Evaluation:
+    """A bundle's answers on one split of a data set. skipped: rows and images that no answer was
+    asked for. given: the heads whose right label each photo's answer was given as a hint.
     """
 
-    samples: tuple[Sample, ...]
-    best: Mapping[str, tuple[str, ...]]
-    confidence: Mapping[str, NDArray[np.float64]]
-    thresholds: Mapping[str, float]
-
-    def correct(self, attribute: str) -> NDArray[np.bool_]:
-        """(N,) bool; False also where nobody labelled the attribute."""
-        return np.array(
-            [
-                answer in sample.accepted.get(attribute, ())
-                for answer, sample in zip(self.best[attribute], self.samples, strict=True)
-            ],
-            bool,
-        )
-
-    def labelled(self, attribute: str) -> NDArray[np.bool_]:
-        return np.array([attribute in sample.accepted for sample in self.samples], bool)
+    bundle: Bundle
+    photos: Photos
+    split: str
+    answers: Answers
+    skipped: tuple[Skipped, ...]
+    given: tuple[str, ...] = ()
 
 
 def evaluate(bundle: Bundle, data: Path, split: str = "all", threads: int = 0) -> dict[str, Any]:
-    """Scores of `bundle` on one split of a data set in any layout, ready for JSON.
+    """The `figures` of `measure`, ready for JSON; arguments and errors are its."""
+    return figures(measure(bundle, data, split, threads))
 
-    Rows and images that cannot be used are counted and listed under `skipped`.
+
+def measure(
+    bundle: Bundle, data: Path, split: str = "all", threads: int = 0, given: Sequence[str] = ()
+) -> Evaluation:
+    """Let `bundle` answer for one split of a data set in any layout.
+
+    given: heads whose right label is told to it as a hint, photo by photo.
 
     Raises `PermanentError`: `dataset_invalid` when the data set cannot be read or nothing is left,
-    `validation_error` for an unknown split.
+    `validation_error` for an unknown split or given head, and for a bundle that answers nothing
+    that the photos are labelled with.
     """
     if split not in SPLITS:
-        raise PermanentError(
-            ErrorCode.VALIDATION_ERROR, f"unknown split {split!r}; known: {', '.join(SPLITS)}"
-        )
-    dataset = open_photos(data)
+        raise _invalid(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     classifier = AttributeClassifier(bundle, threads)
-    samples, logits, broken = run(classifier, dataset, dataset.split(split))
+    heads = tuple(classifier.decoder.labels)
+    for head in given:
+        if head not in heads:
+            raise _invalid(f"unknown attribute {head!r}; known: {', '.join(heads)}")
+    photos = open_photos(data)
+    in_split = photos.split(split)
+    samples, logits, broken = run(classifier, photos, in_split)
     if not samples:
         raise PermanentError(ErrorCode.DATASET_INVALID, f"{data}: no photo in split {split!r}")
-    answers = answer(classifier.decoder, samples, logits)
-    in_split = {sample.item_id for sample in dataset.split(split)}
-    skipped = [s for s in dataset.skipped if split == "all" or s.item_id in in_split]
-    coarse = dataset.layout in (HOME_PHOTOS, STREET_PHOTOS)
-    score = home_photo_scores if coarse else product_scores
+    coarse = photos.layout in COARSE_LAYOUTS
+    answers = answer(classifier.decoder, samples, logits, given=given, coarse=coarse)
+    if not any(head.labelled.any() for head in answers.heads.values()):
+        raise _invalid(f"{data} has no label of {', '.join(heads)}, which {bundle.name} answers")
+    ids = {sample.item_id for sample in in_split}
+    skipped = [entry for entry in photos.skipped if split == "all" or entry.item_id in ids]
+    return Evaluation(bundle, photos, split, answers, (*skipped, *broken), tuple(given))
+
+
+def figures(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything that was measured, ready for JSON.
+
+    `attributes` has the `head_scores` of each head, `label_sets` the accuracy on the label sets of
+    earlier classifiers. Where labels are the data set's own, each head that they say something of
+    stands by itself, and there are no label sets. Rows and images that could not be used are
+    counted and listed under `skipped`.
+    """
+    bundle, answers = evaluation.bundle, evaluation.answers
+    scores: dict[str, Any] = {name: head_scores(head) for name, head in answers.heads.items()}
+    if evaluation.photos.layout in COARSE_LAYOUTS:
+        scores = {name: entry for name, entry in scores.items() if entry["labelled"]}
+    else:
+        sets = label_set_scores(answers, load_taxonomy())
+        scores = {"attributes": scores, "label_sets": sets}
     return {
         "model": bundle.name,
         "version": bundle.version,
-        "layout": dataset.layout,
-        "split": split,
-        "photos": len(samples),
-        **score(answers),
-        "contradictions": contradictions(answers, bundle),
-        "skipped": skipped_summary([*skipped, *broken]),
+        "layout": evaluation.photos.layout,
+        "split": evaluation.split,
+        **({"given": list(evaluation.given)} if evaluation.given else {}),
+        "photos": len(answers.samples),
+        **scores,
+        "contradictions": contradictions(
+            answers,
+            bundle.labels.get("sub_category_of", {}),
+            bundle.labels.get("master_category_of", {}),
+        ),
+        "skipped": skipped_summary(evaluation.skipped),
     }
 
 
+def brief(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures without their details and with the number of what was skipped: what a bundle's
+    metadata carry.
+    """
+
+    def without_details(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {key: without_details(v) for key, v in value.items() if key not in _DETAILS}
+
+    return {**without_details(figures), "skipped": figures["skipped"]["count"]}
+
+
 def run(
-    classifier: AttributeClassifier, dataset: Photos, samples: Sequence[Sample]
+    classifier: AttributeClassifier, photos: Photos, samples: Sequence[Sample]
 ) -> tuple[tuple[Sample, ...], Logits, tuple[Skipped, ...]]:
     """Logits of the samples whose image can be decoded, those samples, and the others."""
     kept: list[Sample] = []
@@ -116,7 +160,7 @@ def run(
         pixels = []
         for sample in chunk:
             try:
-                pixels.append(dataset.pixels(sample))
+                pixels.append(photos.pixels(sample))
             except PermanentError as error:
                 broken.append(Skipped(sample.item_id, error.message))
             else:
@@ -127,117 +171,51 @@ def run(
     return tuple(kept), logits, tuple(broken)
 
 
-def answer(decoder: Decoder, samples: Sequence[Sample], logits: Logits) -> Answers:
-    """Decode logits into best labels and their confidences."""
-    probabilities = decoder.probabilities(logits)
+def answer(
+    decoder: Decoder,
+    samples: Sequence[Sample],
+    logits: Logits,
+    *,
+    given: Sequence[str] = (),
+    coarse: bool = False,
+) -> Answers:
+    """Decode logits into best labels and their confidences, those of the base colour in groups too.
+
+    given: heads whose right label is a hint; what it decides is left out of the answers. coarse:
+    see `Answers`.
+    """
+    taxonomy = load_taxonomy()
+    accepted = {head: _accepted(samples, head, taxonomy) for head in decoder.labels}
+    hints = [
+        {head: accepted[head][row][0] for head in given if len(accepted[head][row]) == 1}
+        for row in range(len(samples))
+    ]
+    probabilities = decoder.probabilities(logits, hints)
     best = decoder.best(probabilities)
-    rows = np.arange(len(samples))
-    return Answers(
-        samples=tuple(samples),
-        best={head: tuple(names[i] for i in best[head]) for head, names in decoder.labels.items()},
-        confidence={head: p[rows, best[head]] for head, p in probabilities.items()},
-        thresholds=decoder.thresholds,
-    )
-
-
-def product_scores(answers: Answers) -> dict[str, Any]:
-    """Figures of each attribute, and those of the label sets of earlier classifiers."""
-    return {
-        "attributes": {
-            attribute: attribute_scores(answers, attribute) for attribute in answers.best
-        },
-        "label_sets": label_set_scores(answers),
-    }
-
-
-def attribute_scores(answers: Answers, attribute: str) -> dict[str, Any]:
-    """Figures of one attribute over the samples that have its label; all shares in [0, 1].
-
-    macro_accuracy: the mean over the labels there are of the share found of each. ece: expected
-    calibration error of the best label's confidence. majority_baseline: what always answering the
-    most frequent label would score.
-    """
-    labelled = answers.labelled(attribute)
-    if not labelled.any():
-        return {"labelled": 0}
-    correct = answers.correct(attribute)[labelled]
-    confidence = answers.confidence[attribute][labelled]
-    samples = [s for s, known in zip(answers.samples, labelled, strict=True) if known]
-    truth = [sample.accepted[attribute][0] for sample in samples]
-    answered = confidence >= answers.thresholds[attribute]
-    return {
-        "labelled": len(truth),
-        "accuracy": _rounded(correct.mean()),
-        "macro_accuracy": _rounded(_macro(truth, correct)),
-        "majority_baseline": _rounded(Counter(truth).most_common(1)[0][1] / len(truth)),
-        "ece": _rounded(expected_calibration_error(confidence, correct)),
-        "threshold": answers.thresholds[attribute],
-        "coverage": _rounded(answered.mean()),
-        "accuracy_answered": _rounded(correct[answered].mean()) if answered.any() else None,
-    }
-
-
-def label_set_scores(answers: Answers) -> dict[str, Any]:
-    """Accuracy over the photos of a label set's labels only; the answer may be any label.
-
-    A set over several attributes joined by `+` needs all of them right. A set over an attribute
-    that the bundle does not answer is left out.
-    """
-    label_sets = yaml.safe_load(LABEL_SETS.read_text(encoding="utf-8"))
-    scores = {}
-    for name, entry in label_sets.items():
-        ((joined, labels),) = entry.items()
-        attributes = joined.split("+")
-        if not all(attribute in answers.best for attribute in attributes):
-            continue
-        inside = np.array([_joined_label(s, attributes) in labels for s in answers.samples], bool)
-        correct = np.logical_and.reduce([answers.correct(a) for a in attributes])
-        scores[name] = {
-            "labelled": int(inside.sum()),
-            "accuracy": _rounded(correct[inside].mean()) if inside.any() else None,
-        }
-    return scores
-
-
-def home_photo_scores(answers: Answers) -> dict[str, Any]:
-    """Share of photos whose article type is one that their coarse label accepts.
-
-    Raises `PermanentError` (`validation_error`) when the bundle answers no article type.
-    """
-    if LEAF not in answers.best:
-        raise PermanentError(
-            ErrorCode.VALIDATION_ERROR,
-            f"coarse labels need a bundle that answers {LEAF}; it has {', '.join(answers.best)}",
+    own = tuple(sample.label for sample in samples) if coarse else None
+    heads = {
+        head: _answers_of(
+            probabilities[head],
+            best[head],
+            decoder.labels[head],
+            accepted[head],
+            own,
+            decoder.thresholds[head],
         )
-    correct = answers.correct(LEAF)
-    labels = [sample.label for sample in answers.samples]
-    confidence = answers.confidence[LEAF]
-    answered = confidence >= answers.thresholds[LEAF]
-    return {
-        "article_type": {
-            "accuracy": _rounded(correct.mean()),
-            "macro_accuracy": _rounded(_macro(labels, correct)),
-            "threshold": answers.thresholds[LEAF],
-            "coverage": _rounded(answered.mean()),
-            "accuracy_answered": _rounded(correct[answered].mean()) if answered.any() else None,
-            "by_label": {
-                label: {"photos": labels.count(label), "accuracy": _rounded(share)}
-                for label, share in sorted(_share_by_label(labels, correct).items())
-            },
-        }
+        for head in decoder.labels
+        if head not in _decided_by(given, decoder)
     }
-
-
-def contradictions(answers: Answers, bundle: Bundle) -> int:
-    """How many samples' three tree answers do not lie on one path of the tree; 0 where the bundle
-    does not answer all three.
-    """
-    if not all(level in answers.best for level in TREE_LEVELS):
-        return 0
-    sub_of = bundle.labels["sub_category_of"]
-    master_of = bundle.labels["master_category_of"]
-    paths = zip(*(answers.best[level] for level in TREE_LEVELS), strict=True)
-    return sum((sub_of[article], master_of[sub]) != (sub, master) for master, sub, article in paths)
+    if "base_colour" in heads:
+        p, groups = _in_groups(probabilities["base_colour"], decoder, taxonomy)
+        heads[GROUPED] = _answers_of(
+            p,
+            p.argmax(axis=1),
+            groups,
+            _accepted(samples, COLOUR_GROUP, taxonomy),
+            own,
+            decoder.thresholds["base_colour"],
+        )
+    return Answers(tuple(samples), heads)
 
 
 def skipped_summary(skipped: Sequence[Skipped]) -> dict[str, Any]:
@@ -249,18 +227,59 @@ def skipped_summary(skipped: Sequence[Skipped]) -> dict[str, Any]:
     }
 
 
-def _joined_label(sample: Sample, attributes: Sequence[str]) -> str:
-    return "+".join(sample.accepted.get(attribute, ("",))[0] for attribute in attributes)
+def _answers_of(
+    probabilities: NDArray[np.float64],
+    best: NDArray[np.int64],
+    labels: Sequence[str],
+    accepted: tuple[tuple[str, ...], ...],
+    own: tuple[str, ...] | None,
+    threshold: float,
+) -> HeadAnswers:
+    """Of one head. own: the data set's own label of each sample, where it has such."""
+    index = {label: i for i, label in enumerate(labels)}
+    right = np.array(
+        [
+            sum(p[index[label]] for label in names if label in index)
+            for p, names in zip(probabilities, accepted, strict=True)
+        ],
+        np.float64,
+    )
+    return HeadAnswers(
+        accepted=accepted,
+        truth=own or tuple(names[0] if names else "" for names in accepted),
+        best=tuple(labels[i] for i in best),
+        confidence=probabilities[np.arange(len(best)), best],
+        right=right,
+        threshold=threshold,
+        coarse=own is not None,
+    )
 
 
-def _macro(labels: Sequence[str], correct: NDArray[np.bool_]) -> float:
-    return float(np.mean(list(_share_by_label(labels, correct).values())))
+def _accepted(
+    samples: Sequence[Sample], head: str, taxonomy: Taxonomy
+) -> tuple[tuple[str, ...], ...]:
+    """The right labels of each sample; none for a head that no data set labels."""
+    if head not in known_heads():
+        return ((),) * len(samples)
+    known = head_of(head, taxonomy)
+    return tuple(known.accepted(sample.accepted) for sample in samples)
 
 
-def _share_by_label(labels: Sequence[str], correct: NDArray[np.bool_]) -> dict[str, float]:
-    names = np.asarray(labels)
-    return {str(name): float(correct[names == name].mean()) for name in np.unique(names)}
+def _decided_by(given: Sequence[str], decoder: Decoder) -> set[str]:
+    """The given heads, and the levels of the tree above one."""
+    depths = [TREE_LEVELS.index(head) for head in given if head in TREE_LEVELS]
+    above = TREE_LEVELS[: max(depths, default=0)] if decoder.parents else ()
+    return {*given, *above}
 
 
-def _rounded(value: float) -> float:
-    return round(float(value), 4)
+def _in_groups(
+    colours: NDArray[np.float64], decoder: Decoder, taxonomy: Taxonomy
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """(N, C) probabilities of base colours → (N, G) of their groups, and the groups' names."""
+    head = head_of(COLOUR_GROUP, taxonomy)
+    group = [head.labels.index(head.label_of[name]) for name in decoder.labels["base_colour"]]
+    return marginals(colours, np.array(group), len(head.labels)), head.labels
+
+
+def _invalid(message: str) -> PermanentError:
+    return PermanentError(ErrorCode.VALIDATION_ERROR, message)

@@ -26,18 +26,24 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, TaskID, track
 
-from classification.augment import CATALOGUE, STREET, Augmentation, random_view
-from classification.config import TrainConfig
-from classification.datasets import (
+from classification import fashion_mnist
+from classification.augment import CATALOGUE, GREY, STREET, Augmentation, random_view
+from classification.backbones import BACKBONES
+from classification.config import (
     HOME_PHOTOS,
     PRODUCTS,
     STREET_PHOTOS,
+    TrainConfig,
+)
+from classification.datasets import (
     PhotoDataset,
     Sample,
     Skipped,
     Targets,
     encode,
 )
+from classification.fashion_mnist import FashionMnist
+from classification.heads import head_of
 from classification.network import build_network, load_pretrained
 from classification.preprocess import letterbox, normalise
 from vision.errors import ErrorCode, PermanentError
@@ -50,15 +56,19 @@ _CHECKPOINT = "checkpoint.weights.h5"
 _NEXT_CHECKPOINT = "next.weights.h5"
 _STATE = "state.json"
 _LOG = "log.csv"
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 # Settings that may change between two starts of one run, as how long it is to be; any other makes
 # it another run.
 _MAY_CHANGE = ("threads", "epochs", "first_share")
 
 
+TrainingSet = PhotoDataset | FashionMnist
+
+
 @dataclass(frozen=True)
 class Source:
-    """One data set, decoded. images: (N, h, w, 3) uint8. accepted: head → (N, C) float32, 1 where
-    a label is a right answer, a row of zeros where nobody labelled that head.
+    """One data set, decoded. images: (N, h, w, channels) uint8. accepted: head → (N, C) float32,
+    1 where a label is a right answer, a row of zeros where nobody labelled that head.
     """
 
     images: NDArray[np.uint8]
@@ -78,9 +88,11 @@ _DECODED = {
 
 
 def load_source(
-    dataset: PhotoDataset, split: str, heads: Sequence[str], taxonomy: Taxonomy
+    dataset: TrainingSet, split: str, heads: Sequence[str], taxonomy: Taxonomy
 ) -> tuple[Source, tuple[Skipped, ...]]:
     """Decode one split into memory. Broken images are left out and returned as skipped."""
+    if isinstance(dataset, FashionMnist):
+        return _fashion_mnist_source(dataset, split, heads), ()
     size_hw, augmentation = _DECODED[dataset.layout]
     samples = dataset.split(split)
     images = np.empty((len(samples), *size_hw, 3), np.uint8)
@@ -96,6 +108,12 @@ def load_source(
         else:
             kept.append(sample)
     return Source(images[: len(kept)], encode(kept, heads, taxonomy), augmentation), tuple(skipped)
+
+
+def _fashion_mnist_source(dataset: FashionMnist, split: str, heads: Sequence[str]) -> Source:
+    part = dataset.split(split)
+    accepted = np.eye(len(fashion_mnist.LABELS), dtype=np.float32)[part.labels]
+    return Source(part.images[..., None], dict.fromkeys(heads, accepted), GREY)
 
 
 class Batches(keras.utils.PyDataset):
@@ -173,9 +191,13 @@ class PlainBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], Targets]:
         rows = slice(index * self._batch, (index + 1) * self._batch)
-        images = np.stack([letterbox(i, self._size_hw) for i in self._source.images[rows]])
+        images = np.stack([self._view(image) for image in self._source.images[rows]])
         targets = {head: accepted[rows] for head, accepted in self._source.accepted.items()}
         return to_backend_layout(normalise(images)), targets
+
+    def _view(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        exact = image.shape[:2] == self._size_hw
+        return image if exact else letterbox(image, self._size_hw)
 
 
 def to_backend_layout(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -331,14 +353,16 @@ class Checkpoint(keras.callbacks.Callback):
             swap = keras.callbacks.SwapEMAWeights()
             logs = self.model.evaluate(batches, callbacks=[swap], verbose=0, return_dict=True)
             for head in batches.labelled_heads:
-                scores[f"{name}_{head}"] = round(float(logs[f"{head}_accuracy"]), 4)
+                # Keras leaves the head's name out where there is only one.
+                key = "accuracy" if len(self._config.heads) == 1 else f"{head}_accuracy"
+                scores[f"{name}_{head}"] = round(float(logs[key]), 4)
         return scores
 
 
-def train(config: TrainConfig, datasets: Sequence[PhotoDataset], run: Path) -> Path:
+def train(config: TrainConfig, datasets: Sequence[TrainingSet], run: Path) -> Path:
     """Train, or go on with the run in folder `run`, and return the finished weights' path.
 
-    datasets: products, and home and street photos where the config wants them.
+    datasets: one of each layout that the config wants.
 
     Raises `PermanentError` (`validation_error`) when `run` holds another config's checkpoint or
     a data set that the config wants is not given.
@@ -349,7 +373,8 @@ def train(config: TrainConfig, datasets: Sequence[PhotoDataset], run: Path) -> P
     limit_threads(config.threads)
     keras.utils.set_random_seed(config.seed)
     sources, validation = _load_sources(config, datasets)
-    steps = max(1, len(sources[0][0]) // (config.products_per_batch * config.rounds_per_epoch))
+    counted, per_batch = sources[0]
+    steps = max(1, len(counted) // (per_batch * config.rounds_per_epoch))
     network = _network(config, run, steps * config.rounds)
     if done:
         network.load_weights(run / _CHECKPOINT)
@@ -392,8 +417,10 @@ def phases(config: TrainConfig) -> list[tuple[tuple[int, int], int, int]]:
 
 def _network(config: TrainConfig, run: Path, steps: int) -> keras.Model:
     taxonomy = load_taxonomy()
-    heads = {head: len(taxonomy.labels_of(head)) for head in config.heads}
-    network = build_network(config.backbone, heads, dropout=config.dropout)
+    heads = {head: len(head_of(head, taxonomy).labels) for head in config.heads}
+    keras.config.set_dtype_policy(_POLICIES[config.precision])
+    input_hw = config.input_hw if BACKBONES[config.backbone].fixed_size else (None, None)
+    network = build_network(config.backbone, heads, dropout=config.dropout, input_hw=input_hw)
     if config.start_from is not None:
         _load_finished(network, run.parent / config.start_from / WEIGHTS)
     elif config.pretrained:
@@ -415,28 +442,23 @@ def _load_finished(network: keras.Model, weights: Path) -> None:
 
 
 def _load_sources(
-    config: TrainConfig, datasets: Sequence[PhotoDataset]
+    config: TrainConfig, datasets: Sequence[TrainingSet]
 ) -> tuple[list[tuple[Source, int]], dict[str, PlainBatches]]:
-    """Sources to train on with their photos per batch, products first, and validation batches."""
+    """Sources to train on with their photos per batch, and validation batches."""
     taxonomy = load_taxonomy()
     given = {dataset.layout: dataset for dataset in datasets}
-    counts = {
-        PRODUCTS: config.products_per_batch,
-        HOME_PHOTOS: config.home_photos_per_batch,
-        STREET_PHOTOS: config.street_photos_per_batch,
-    }
     sources: list[tuple[Source, int]] = []
     validation: dict[str, PlainBatches] = {}
-    for layout, count in counts.items():
-        if not count:
-            continue
+    for layout, count in config.photos_per_batch.items():
         if layout not in given:
             raise PermanentError(
                 ErrorCode.VALIDATION_ERROR, f"{config.name} trains on {layout}; none are given"
             )
-        _report_skipped(layout, given[layout].skipped)
+        dataset = given[layout]
+        if isinstance(dataset, PhotoDataset):
+            _report_skipped(layout, dataset.skipped)
         for split in ("train", "validation"):
-            source, broken = load_source(given[layout], split, tuple(config.heads), taxonomy)
+            source, broken = load_source(dataset, split, tuple(config.heads), taxonomy)
             _report_skipped(f"{layout}/{split}", broken)
             LOGGER.info("%s/%s: %d photos", layout, split, len(source))
             if split == "train":

@@ -30,8 +30,7 @@ first_hw: [32, 24]
 first_share: 0.5
 heads: {gender: 1, master_category: 1, sub_category: 1, article_type: 1, base_colour: 1, season: 1,
   usage: 1}
-products_per_batch: 4
-home_photos_per_batch: 2
+photos_per_batch: {products: 4, home_photos: 2}
 epochs: %s
 rounds_per_epoch: 2
 embedding: 8

@@ -27,7 +27,7 @@ def test_the_shipped_config_has_every_head() -> None:
 def test_defaults_fill_what_is_left_out(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, SMALLEST))
 
-    assert config.home_photos_per_batch == 0
+    assert config.photos_per_batch == {"products": 64}
     assert config.learning_rate == pytest.approx(1.5e-3)
 
 

@@ -169,7 +169,7 @@ def test_home_photos_that_are_wanted_must_be_given(tmp_path: Path) -> None:
     dataset = open_dataset(write_folder(tmp_path, {"styles.csv": STYLES.encode(), **files}))
 
     with pytest.raises(PermanentError, match="trains on home_photos; none are given"):
-        training.train(replace(CONFIG, home_photos_per_batch=2), [dataset], tmp_path / "run")
+        training.train(replace(CONFIG, photos_per_batch={"products": 2, "home_photos": 2}), [dataset], tmp_path / "run")
 
 
 def test_another_configs_run_is_not_gone_on_with(tmp_path: Path) -> None:
