@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from classification.config import TrainConfig
 from vision.session import OnnxSession
 
 keras = pytest.importorskip("keras")
@@ -15,12 +16,16 @@ if keras.backend.backend() != "torch":
     pytest.skip("the export runs on Keras's torch backend", allow_module_level=True)
 
 from classification.export import (  # noqa: E402
+    export,
     export_graph,
     measure_parity,
     principal_components,
     served_network,
 )
 from classification.network import build_network, fold  # noqa: E402
+from classification.photos import as_photo, open_photos  # noqa: E402
+from classification.predictor import AttributeClassifier  # noqa: E402
+from tests.unit.classification.brightness import idx, images_of  # noqa: E402
 
 HEADS = {"gender": 5, "season": 4}
 SIZE_HW = (64, 48)
@@ -84,3 +89,57 @@ def test_the_graph_has_no_batch_norm_and_no_transpose(tmp_path: Path) -> None:
     assert (kinds["Conv"], kinds["Clip"], kinds["Pad"]) == (49, 33, 5)
     assert not {"Transpose", "BatchNormalization", "Shape"} & set(kinds)
     assert not list(tmp_path.glob("*.raw.onnx"))
+
+
+def write_fashion_mnist(folder: Path, count: int) -> Path:
+    """Images that are as bright as their class is high."""
+    classes = np.arange(count) % 10
+    for name, values in (
+        ("images-idx3", images_of(classes.tolist())),
+        ("labels-idx1", classes),
+    ):
+        (folder / f"train-{name}-ubyte").write_bytes(idx(values))
+    return folder
+
+
+@pytest.mark.usefixtures("channels_first")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_grey_network_of_one_head_becomes_a_bundle(tmp_path: Path, precision: str) -> None:
+    keras.utils.set_random_seed(0)
+    config = TrainConfig(
+        name="tiny",
+        backbone="fashion_mnist_mlp",
+        heads={"fashion_mnist": 1.0},
+        input_hw=(28, 28),
+        photos_per_batch={"fashion_mnist": 8},
+        embedding=16,
+    )
+    weights = tmp_path / "tiny.weights.h5"
+    network = build_network(
+        config.backbone, {"fashion_mnist": 10}, dropout=0.2, input_hw=config.input_hw
+    )
+    network.save_weights(weights)
+    photos = open_photos(write_fashion_mnist(tmp_path, 600))
+
+    bundle = export(config, weights, [photos], tmp_path / "tiny", "none", precision)
+
+    assert bundle.input["channels"] == "grey"
+    assert bundle.input["inverted"] is True
+    assert list(bundle.labels["attributes"]) == ["fashion_mnist"]
+    assert bundle.data[0]["name"] == "Fashion-MNIST"
+    classifier = AttributeClassifier(bundle)
+    image = images_of([6])
+    expected = keras.ops.convert_to_numpy(
+        network.predict_on_batch(image[:, None].astype(np.float32) / 127.5 - 1)["fashion_mnist"]
+    )
+    actual = classifier.raw([as_photo(image[0])])
+    tolerance = 1e-4 if precision == "fp32" else 0.1 * np.abs(expected).max()
+    np.testing.assert_allclose(actual.logits["fashion_mnist"], expected, atol=tolerance)
+    assert actual.embedding.shape == (1, 16)
+    assert ("quantised" in bundle.parity) == (precision == "int8")
+    if precision == "int8":
+        told = bundle.parity["quantised"]
+        assert told["bytes"] == bundle.graph_path.stat().st_size
+        accuracy = told["accuracy"]["fashion_mnist"]
+        assert accuracy["photos"] == len(photos.split("validation"))
+        assert 0 <= accuracy["after"]["fashion_mnist"] <= 1
