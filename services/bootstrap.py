@@ -17,7 +17,13 @@ from services.pipeline.run import Pipeline
 from services.settings import Settings
 from style_maskrcnn.predictor import StyleModel
 from vision.bundle import Bundle, Task, open_bundle, resolve
+from vision.errors import ErrorCode, PermanentError
 from vision.taxonomy import load_taxonomy
+
+# A garment is named by its article type. Colours, gender and the rest may be missing.
+NEEDED_ATTRIBUTES = ("article_type",)
+EMBEDDING_LENGTH = 256
+"""What the store's column holds, named here so that a first photo needs no store."""
 
 if TYPE_CHECKING:
     from services.pipeline.record import Recorder
@@ -98,6 +104,8 @@ def build_container(settings: Settings) -> Container:
 def build_pipeline(settings: Settings) -> Pipeline:
     """The three models the settings name, checked but not loaded.
 
+    A classifier that answers only some of the attributes is welcome; reports then have no others.
+
     Raises `PermanentError` (`bundle_invalid`) naming the file or bundle that is wrong.
     """
 
@@ -105,10 +113,26 @@ def build_pipeline(settings: Settings) -> Pipeline:
         return open_bundle(resolve(name, task, settings.weights_dir), task)
 
     threads = settings.inference_threads
+    classifier = AttributeClassifier(bundle(settings.classifier, "classification"), threads)
+    _check_serves(classifier)
     return Pipeline(
         detector=GarmentDetector(bundle(settings.detector, "detection"), threads),
-        classifier=AttributeClassifier(bundle(settings.classifier, "classification"), threads),
+        classifier=classifier,
         style_model=StyleModel(bundle(settings.style_model, "style"), threads),
         taxonomy=load_taxonomy(),
         max_pixels=settings.image_max_pixels,
     )
+
+
+def _check_serves(classifier: AttributeClassifier) -> None:
+    missing = [head for head in NEEDED_ATTRIBUTES if head not in classifier.heads]
+    if classifier.embedding_size != EMBEDDING_LENGTH:
+        missing.append(
+            f"an embedding of {EMBEDDING_LENGTH} numbers (it has {classifier.embedding_size})"
+        )
+    if missing:
+        raise PermanentError(
+            ErrorCode.BUNDLE_INVALID,
+            f"{classifier.name!r} cannot classify garments here: it lacks {' and '.join(missing)}; "
+            f"it answers {', '.join(classifier.heads)}",
+        )
