@@ -158,15 +158,20 @@ def export(
         Path,
         typer.Argument(help=".jsonl, .csv, .parquet or .json (COCO), also with .gz; - for stdout."),
     ],
+    what: Annotated[
+        Literal["analyses", "products"],
+        typer.Option(help="Products are all photos of one external id, merged; not as COCO."),
+    ] = "analyses",
     form: Annotated[
         Literal["jsonl", "csv", "parquet", "coco"] | None,
         typer.Option("--format", help="In place of what the file's name says."),
     ] = None,
     where: Annotated[
-        list[str] | None, typer.Option(metavar="FIELD=VALUE", help="As in category=dress.")
+        list[str] | None,
+        typer.Option(metavar="FIELD=VALUE", help="Of analyses, as in category=dress."),
     ] = None,
     since: Annotated[
-        datetime | None, typer.Option(help="Stored at this time (UTC) or later.")
+        datetime | None, typer.Option(help="Stored, or updated, at this time (UTC) or later.")
     ] = None,
     newest_only: Annotated[
         bool, typer.Option("--newest-only", help="Of each image its newest analysis; COCO always.")
@@ -176,10 +181,20 @@ def export(
         typer.Option(help="In Parquet; JSONL has all or none."),
     ] = "float32",
 ) -> None:
-    """Write stored analyses to a file, all from one moment."""
+    """Write stored analyses or products to a file, all from one moment."""
     from services.exports import Embeddings, Format, run_export
+    from services.product_exports import run_product_export
 
     chosen = None if form is None else Format(form)
+    if what == "products":
+        if where or newest_only:
+            raise typer.BadParameter("holds for analyses only", param_hint="--where, --newest-only")
+        with _container() as container:
+            products = run_product_export(
+                container.database, out, chosen, since, Embeddings(embeddings)
+            )
+        errors.print(f"{products} products exported")
+        return
     with _container() as container:
         count = run_export(
             container.database, out, chosen, where or (), since, newest_only, Embeddings(embeddings)

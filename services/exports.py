@@ -3,7 +3,8 @@
 JSONL has a line for each analysis, whole, as the API gives it. CSV and Parquet have a row for each
 garment, in the same columns; CSV leaves embeddings out and writes lists as JSON. COCO has boxes and
 masks of each image's newest analysis, for annotation tools and training. Every writer takes a
-stream of analyses and holds a batch of them at most. Cells are written as they are: ids and URLs
+stream of analyses and holds a batch of them at most; `services.product_exports` writes products
+with the same means. Cells are written as they are: ids and URLs
 are their senders', and a spreadsheet may take one that begins with `=` for a formula.
 """
 
@@ -23,10 +24,11 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import parquet as pq
 from rich.console import Console
 from rich.progress import track
@@ -40,6 +42,9 @@ from vision.errors import ErrorCode, PermanentError
 from vision.garments import ATTRIBUTES, Garment
 from vision.taxonomy import load_taxonomy
 
+T = TypeVar("T")
+
+STDOUT = "-"
 EMBEDDING_LENGTH = 256
 BATCH_ROWS = 512
 ROW_GROUP_BATCHES = 16
@@ -109,28 +114,38 @@ def run_export(
     out: `-` is standard output, which needs a format. conditions: `field=value`, all of which must
     hold; the fields are those of `AnalysisFilter`. since: without a time zone it is UTC.
     """
-    to_stdout = str(out) == "-"
-    if to_stdout and form is None:
-        raise _invalid(f"standard output needs --format: {', '.join(Format)}")
-    form = form or format_of(out)
+    form = target_format(out, form)
     where = parse_conditions(conditions)
-    if since is not None and since.tzinfo is None:
-        since = since.replace(tzinfo=UTC)
     # Two analyses of one image would draw each garment twice.
     newest_only = newest_only or form is Format.COCO
-    with open_snapshot(database, where, since=since, newest_only=newest_only) as snapshot:
-        console = Console(stderr=True)
-        analyses = track(
-            snapshot,
-            "exporting",
-            snapshot.count,
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        if to_stdout:
-            return export(analyses, sys.stdout.buffer, form, embeddings)
-        return export_file(analyses, out, form, embeddings)
+    with open_snapshot(database, where, since=in_utc(since), newest_only=newest_only) as snapshot:
+        analyses = with_progress(snapshot, snapshot.count)
+        with opened(out, form) as stream:
+            return export(analyses, stream, form, embeddings)
+
+
+def target_format(out: Path, form: Format | None) -> Format:
+    """The format that was asked for, or the one the file's name says.
+
+    Raises `PermanentError` (`validation_error`) where neither does.
+    """
+    if str(out) == STDOUT and form is None:
+        raise _invalid(f"standard output needs --format: {', '.join(Format)}")
+    return form or format_of(out)
+
+
+def in_utc(moment: datetime | None) -> datetime | None:
+    """A moment without a time zone is taken for UTC."""
+    if moment is None or moment.tzinfo is not None:
+        return moment
+    return moment.replace(tzinfo=UTC)
+
+
+def with_progress(items: Iterable[T], total: int) -> Iterable[T]:
+    """The items, with a progress bar where somebody watches."""
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return track(items, "exporting", total, console=console, transient=True, disable=hidden)
 
 
 def parse_conditions(conditions: Sequence[str]) -> AnalysisFilter:
@@ -154,22 +169,32 @@ def export_file(
     form: Format,
     embeddings: Embeddings = Embeddings.FLOAT32,
 ) -> ExportCount:
-    """Write a file, gzip'd when its name ends in `.gz`. It appears when it is complete.
+    """Write a file. Raises what `opened` raises."""
+    with opened(path, form) as out:
+        return export(analyses, out, form, embeddings)
+
+
+@contextmanager
+def opened(path: Path, form: Format) -> Iterator[BinaryIO]:
+    """A file to write to, gzip'd when its name ends in `.gz`, which appears when the block has
+    ended without an error; standard output for `-`.
 
     Raises `PermanentError` (`validation_error`) where it cannot be written.
     """
+    if str(path) == STDOUT:
+        yield sys.stdout.buffer
+        return
     if path.suffix == ".gz" and form is Format.PARQUET:
         raise _invalid("Parquet is compressed within; leave .gz out")
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file, _maybe_gzip(file, path.suffix == ".gz") as out:
-            count = export(analyses, out, form, embeddings)
+            yield out
         partial.replace(path)
     except OSError as error:
         raise _invalid(f"{path} cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
-    return count
 
 
 def export(
@@ -184,9 +209,9 @@ def export(
         case Format.JSONL:
             _write_jsonl(counted, out, embeddings is not Embeddings.NONE)
         case Format.CSV:
-            _write_csv(counted, out)
+            write_csv(_garment_rows(counted), garment_schema(Embeddings.NONE).names, out)
         case Format.PARQUET:
-            _write_parquet(counted, out, embeddings)
+            write_parquet(_garment_rows(counted), garment_schema(embeddings), out)
         case Format.COCO:
             _write_coco(counted, out)
     return ExportCount(counted.analyses, counted.garments)
@@ -210,23 +235,23 @@ def _write_jsonl(analyses: Iterable[StoredAnalysis], out: BinaryIO, embeddings: 
         content = stored_as_json(stored)
         if embeddings:
             for shown, garment in zip(content["garments"], stored.report.garments, strict=True):
-                shown["embedding"] = _embedding_as_json(garment)
+                shown["embedding"] = (
+                    None if garment.labels is None else embedding_as_json(garment.labels.embedding)
+                )
         out.write(json.dumps(content, ensure_ascii=False).encode() + b"\n")
 
 
-def _embedding_as_json(garment: Garment) -> list[float] | None:
-    if garment.labels is None:
-        return None
-    # Five digits tell every half-precision number from its neighbours.
-    return [float(f"{value:.5g}") for value in garment.labels.embedding.tolist()]
+def embedding_as_json(embedding: NDArray[np.float32] | None) -> list[float] | None:
+    """Five digits, which tell every half-precision number from its neighbours."""
+    return None if embedding is None else [float(f"{value:.5g}") for value in embedding.tolist()]
 
 
-def _write_csv(analyses: Iterable[StoredAnalysis], out: BinaryIO) -> None:
+def write_csv(rows: Iterable[Mapping[str, Any]], names: Sequence[str], out: BinaryIO) -> None:
+    """These columns of the rows, lists and structures as JSON."""
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=False)
-    names = garment_schema(Embeddings.NONE).names
     writer = csv.DictWriter(text, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    for row in _garment_rows(analyses):
+    for row in rows:
         writer.writerow({name: _csv_cell(value) for name, value in row.items()})
     text.flush()
     text.detach()
@@ -240,29 +265,27 @@ def _csv_cell(value: Any) -> Any:
     return value
 
 
-def _write_parquet(
-    analyses: Iterable[StoredAnalysis], out: BinaryIO, embeddings: Embeddings
-) -> None:
-    schema = garment_schema(embeddings)
-    precision = np.float16 if embeddings is Embeddings.FLOAT16 else np.float32
+def write_parquet(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, out: BinaryIO) -> None:
+    """The schema's columns of the rows; a column `embedding` holds arrays or None."""
     # pyarrow would close the file it is given.
     with pq.ParquetWriter(pa.PythonFile(_Unclosed(out), "w"), schema, compression="zstd") as writer:
-        batches = _record_batches(_garment_rows(analyses), schema, precision)
+        batches = _record_batches(iter(rows), schema)
         while group := list(itertools.islice(batches, ROW_GROUP_BATCHES)):
             writer.write_table(pa.Table.from_batches(group))
 
 
 def _record_batches(
-    rows: Iterator[dict[str, Any]], schema: pa.Schema, precision: type
+    rows: Iterator[Mapping[str, Any]], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     while batch := list(itertools.islice(rows, BATCH_ROWS)):
-        columns = [_column(batch, field, precision) for field in schema]
+        columns = [_column(batch, field) for field in schema]
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _column(rows: Sequence[Mapping[str, Any]], field: pa.Field, precision: type) -> pa.Array:
+def _column(rows: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array:
     values = [row[field.name] for row in rows]
     if field.name == "embedding":
+        precision = field.type.value_type.to_pandas_dtype()
         values = [None if value is None else value.astype(precision) for value in values]
     if pa.types.is_map(field.type):
         values = [None if value is None else list(value.items()) for value in values]
@@ -311,10 +334,15 @@ def garment_schema(embeddings: Embeddings) -> pa.Schema:
         ("style_score", number),
         ("style_attributes", pa.map_(text, answer)),
     ]
-    if embeddings is not Embeddings.NONE:
-        precision = pa.float16() if embeddings is Embeddings.FLOAT16 else pa.float32()
-        fields.append(("embedding", pa.list_(precision, EMBEDDING_LENGTH)))
-    return pa.schema(fields)
+    return pa.schema(fields + embedding_field(embeddings))
+
+
+def embedding_field(embeddings: Embeddings) -> list[tuple[str, pa.DataType]]:
+    """The one column of embeddings, or none."""
+    if embeddings is Embeddings.NONE:
+        return []
+    precision = pa.float16() if embeddings is Embeddings.FLOAT16 else pa.float32()
+    return [("embedding", pa.list_(precision, EMBEDDING_LENGTH))]
 
 
 def _garment_rows(analyses: Iterable[StoredAnalysis]) -> Iterator[dict[str, Any]]:

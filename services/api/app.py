@@ -11,7 +11,7 @@ import structlog
 from apiflask import APIFlask
 from flask import Response, g, request
 
-from services.api import analyses, health, ingestions, models, products
+from services.api import analyses, exports, health, ingestions, models, products
 from services.api.errors import register_error_handlers
 from services.api.metrics import Metrics
 from services.api.openapi import complete
@@ -69,8 +69,8 @@ def create_app(container: Container, multiprocess_dir: Path | None = None) -> AP
         products=ProductStore(container.database),
         metrics=Metrics(multiprocess_dir),
     )
-    for blueprint in (analyses.bp, products.bp, ingestions.bp, models.bp, health.bp):
-        app.register_blueprint(blueprint)
+    for resource in (analyses, products, ingestions, exports, models, health):
+        app.register_blueprint(resource.bp)
     app.register_blueprint(docs.bp)
     app.spec_processor(complete)
     register_error_handlers(app)

@@ -78,6 +78,10 @@ PROBLEMS: Mapping[tuple[str, str], Mapping[int, str]] = {
         422: "A filter or the cursor is wrong: `validation_error`.",
         503: "The database cannot be reached: `store_unavailable`.",
     },
+    ("/v1/export", "get"): {
+        422: "A filter is wrong, or does not hold for products: `validation_error`.",
+        503: "The database cannot be reached: `store_unavailable`.",
+    },
     ("/ready", "get"): {
         503: "Not now: `not_ready`, `bundle_invalid`, `store_unavailable`.",
     },

@@ -248,16 +248,13 @@ class AnalysisPage(BaseModel):
     next_cursor: str | None = Field(description="Pass as `cursor` for more; null on the last page.")
 
 
-class AnalysisQuery(BaseModel):
-    """Filters; garment filters must all hold on one and the same garment."""
+class AnalysisFilters(BaseModel):
+    """Garment filters must all hold on one and the same garment."""
 
     model_config = ConfigDict(extra="forbid")
 
     external_id: Text | None = Field(None, description="Your id for the image.")
     image_sha256: Sha256 | None = Field(None, description="Digest of the image file.")
-    created_after: Moment | None = Field(
-        None, description="Only later ones; RFC 3339 with a time zone."
-    )
     category: Text | None = Field(None, description="Garment class, e.g. `top`.")
     gender: Text | None = Field(None, description="E.g. `Women`.")
     master_category: Text | None = Field(None, description="E.g. `Apparel`.")
@@ -267,6 +264,14 @@ class AnalysisQuery(BaseModel):
     season: Text | None = Field(None, description="E.g. `Summer`.")
     usage: Text | None = Field(None, description="E.g. `Casual`.")
     style: Text | None = Field(None, description="The style model's label.")
+
+
+class AnalysisQuery(AnalysisFilters):
+    """Filters; garment filters must all hold on one and the same garment."""
+
+    created_after: Moment | None = Field(
+        None, description="Only later ones; RFC 3339 with a time zone."
+    )
     limit: int = Field(20, ge=1, le=100, description="Analyses on a page.")
     cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
 
@@ -520,6 +525,26 @@ class ProductQuery(BaseModel):
 
     limit: int = Field(20, ge=1, le=100, description="Products on a page.")
     cursor: Cursor | None = Field(None, description="`next_cursor` of the page before.")
+
+
+class ExportQuery(AnalysisFilters):
+    what: Literal["analyses", "products"] = Field("analyses", description="What the rows are of.")
+    format: Literal["jsonl", "csv", "parquet", "coco"] = Field(
+        "jsonl", description="`coco` for analyses only."
+    )
+    since: Moment | None = Field(
+        None, description="Stored, or of products updated, then or later; with a time zone."
+    )
+    newest_only: bool = Field(
+        False, description="Of each image its newest analysis; `coco` always does."
+    )
+    embeddings: Literal["none", "float16", "float32"] = Field(
+        "float32", description="How Parquet has them; JSONL has all or none, CSV and COCO none."
+    )
+
+    def filters(self) -> dict[str, Any]:
+        """The filters that are set, as `AnalysisFilter` takes them."""
+        return self.model_dump(include=set(AnalysisFilters.model_fields), exclude_none=True)
 
 
 class ServedModel(BaseModel):

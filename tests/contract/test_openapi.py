@@ -25,10 +25,11 @@ from tests.fakes import fake_pipeline
 METHODS = ("get", "post", "put", "patch", "delete")
 
 # What text in the right form cannot promise: that a cursor was given out, that base64 is an image,
-# that a URL leads to one, that a key is new. So 422 is a right answer, and 502 for such a URL.
+# that a URL leads to one, that a key is new, that a filter fits what is asked for. So 422 is a right answer, and 502 for such a URL.
 NOT_CHECKED = {
     "GET /v1/analyses": [positive_data_acceptance],
     "GET /v1/products": [positive_data_acceptance],
+    "GET /v1/export": [positive_data_acceptance],
     "GET /v1/ingestions/{ingestion_id}/items": [positive_data_acceptance],
     "POST /v1/ingestions": [positive_data_acceptance],
     "POST /v1/analyses": [positive_data_acceptance, not_a_server_error],
@@ -105,6 +106,7 @@ def test_the_resources_are_there(spec: dict[str, Any]) -> None:
         "POST /v1/analyses",
         "GET /v1/analyses",
         "GET /v1/analyses/{analysis_id}",
+        "GET /v1/export",
         "GET /v1/products",
         "GET /v1/products/{external_id}",
         "POST /v1/ingestions",

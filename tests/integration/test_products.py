@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import io
+import json
+import threading
 import uuid
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from flask.testing import FlaskClient
+from pyarrow import parquet as pq
+from werkzeug.test import TestResponse
 
+from services.api.exports import streamed
+from services.bootstrap import Container
+from services.exports import Embeddings
+from services.product_exports import run_product_export
 from services.store.products import MAX_PHOTOS, ProductStore
 from services.store.session import Database
 from services.store.tables import (
@@ -24,8 +36,10 @@ from services.store.tables import (
     IngestionRow,
 )
 from tests.pictures import encode
+from vision.errors import PermanentError
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
 PHOTO_URL = "https://shop.example/1.jpg"
 ALL = ["classify", "detect", "style"]
 BOX = (10.0, 10.0, 50.0, 50.0)
@@ -248,3 +262,69 @@ def test_an_id_that_stands_for_half_a_catalogue_is_read_in_part(
     for _ in range(MAX_PHOTOS + 2):
         shop.analysis(shop.photo("unknown"))
     assert len(ProductStore(database).get("unknown").photos) == MAX_PHOTOS
+
+
+def test_an_export_has_a_row_for_each_product(
+    database: Database, shop: Shop, tmp_path: Path
+) -> None:
+    for name in ("b", "a"):
+        shop.analysis(shop.photo(name), garment("Shirts"), asked_for={name: "https://shop.example"})
+    shop.analysis(shop.photo("b"), garment("Shirts", 0.6))
+    shop.analysis(shop.photo("empty"))
+    since = START + timedelta(minutes=4)
+    assert run_product_export(database, tmp_path / "new.jsonl", since=since) == 3
+    assert run_product_export(database, tmp_path / "newer.jsonl", since=since + MINUTE) == 2
+    assert run_product_export(database, tmp_path / "all.parquet") == 3
+    table = pq.read_table(tmp_path / "all.parquet")
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 256)
+    first, second, empty = table.to_pylist()
+    assert [first["external_id"], second["external_id"]] == ["a", "b"]
+    assert (second["photos"], second["article_type_votes"]) == (2, 2)
+    assert second["article_type"] == "Shirts"
+    assert second["article_type_confidence"] == pytest.approx((0.8 + 0.6) / 2)
+    assert (second["product_url"], second["embedding"][:2]) == ("https://shop.example", [1.0, 0.0])
+    assert (empty["category"], empty["garment_ids"], empty["embedding"]) == (None, [], None)
+    assert run_product_export(database, tmp_path / "all.csv.gz", embeddings=Embeddings.NONE) == 3
+    lines = gzip.decompress((tmp_path / "all.csv.gz").read_bytes()).decode().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["external_id", "a", "b", "empty"]
+    with pytest.raises(PermanentError, match="COCO has photos"):
+        run_product_export(database, tmp_path / "all.json")
+    assert not (tmp_path / "all.json").exists()
+
+
+def test_the_api_streams_exports(client: FlaskClient, container: Container, shop: Shop) -> None:
+    for name in ("a", "b"):
+        shop.analysis(shop.photo(name), garment("Shirts" if name == "a" else "Tops"))
+
+    def get(query: str) -> TestResponse:
+        return client.get(f"/v1/export?{query}", buffered=True)
+
+    lines = get("what=products").text.splitlines()
+    assert [json.loads(line)["external_id"] for line in lines] == ["a", "b"]
+    assert len(json.loads(lines[0])["garment"]["embedding"]) == 256
+    answer = get("format=parquet&article_type=Tops&embeddings=float16")
+    assert answer.content_type == "application/vnd.apache.parquet"
+    assert 'filename="vestiary-analyses.parquet"' in answer.headers["Content-Disposition"]
+    (row,) = pq.read_table(io.BytesIO(answer.data)).to_pylist()
+    assert row["external_ids"] == ["b"]
+    assert len(get("format=coco").json["annotations"]) == 2
+    wrong = get("what=products&article_type=Tops&format=coco")
+    assert (wrong.status_code, len(wrong.json["errors"])) == (422, 2)
+    # A reader that leaves, or asks for the headers only, leaves nothing open behind it.
+    client.head("/v1/export").close()
+    response = client.get("/v1/export", buffered=False)
+    next(response.iter_encoded())
+    response.close()
+    assert "write-export" not in {thread.name for thread in threading.enumerate()}
+    assert container.database.engine.pool.checkedout() == 0
+
+
+def test_an_export_that_breaks_does_not_end_like_a_whole_one() -> None:
+    def write(out: BinaryIO) -> None:
+        out.write(b"half")
+        raise RuntimeError("the store went away")
+
+    received = streamed(write)
+    assert next(received) == b"half"
+    with pytest.raises(RuntimeError, match="went away"):
+        next(received)
