@@ -1,6 +1,6 @@
 """Scores of a bundle on labelled photos of any layout; runs without any training framework.
 
-What the figures are is in `classification.scores`, how a page shows them in `classification.report`.
+What the figures are is in `classification.scores`; `classification.report` shows them on a page.
 """
 
 from __future__ import annotations
