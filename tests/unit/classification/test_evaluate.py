@@ -6,137 +6,19 @@ import numpy as np
 import pytest
 
 from classification.datasets import Sample
-from classification.evaluate import (
-    Answers,
-    attribute_scores,
-    contradictions,
-    evaluate,
-    home_photo_scores,
-    label_set_scores,
-    product_scores,
-)
-from tests.drawn_ccp import write_folder, write_zip
+from classification.evaluate import answer, brief, evaluate, figures, measure
+from classification.postprocess import Decoder
+from tests.drawn_ccp import ccp_files, tag_map, write_folder, write_zip
 from tests.pictures import encode
 from tests.unit.classification.mean_colour import write_mean_colour_bundle
 from training.split import split_of
 from vision.errors import ErrorCode, PermanentError
-from vision.garments import ATTRIBUTES
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def flat(colour: tuple[int, int, int]) -> bytes:
     return encode(np.full((80, 60, 3), colour, np.uint8)).data
-
-
-def sample(label: str, **accepted: str) -> Sample:
-    return Sample("f", label, label, {k: tuple(v.split("|")) for k, v in accepted.items()})
-
-
-def answers(
-    samples: list[Sample], best: dict[str, list[str]], confidence: list[float], threshold: float = 0
-) -> Answers:
-    """The same confidences for every attribute."""
-    return Answers(
-        samples=tuple(samples),
-        best={name: tuple(labels) for name, labels in best.items()},
-        confidence=dict.fromkeys(best, np.array(confidence)),
-        thresholds=dict.fromkeys(ATTRIBUTES, threshold),
-    )
-
-
-def test_attribute_scores_count_labelled_rows() -> None:
-    # Right, right, wrong, and one nobody labelled: 2 of 3. Men: 2 of 2, Women: 0 of 1: macro .5.
-    # At .7 the first and the wrong one are answered: 1 of 2 right.
-    truth = [sample("a", gender="Men"), sample("b", gender="Men"), sample("c", gender="Women")]
-    given = answers(
-        [*truth, sample("d")], {"gender": ["Men", "Men", "Men", "Men"]}, [1, 0.5, 0.75, 1], 0.7
-    )
-
-    scores = attribute_scores(given, "gender")
-
-    assert scores == {
-        "labelled": 3,
-        "accuracy": 0.6667,
-        "macro_accuracy": 0.5,
-        "majority_baseline": 0.6667,
-        "ece": 0.4167,  # (|1 - 1| + |.5 - 1| + |.75 - 0|) / 3, each in a bin of its own
-        "threshold": 0.7,
-        "coverage": 0.6667,
-        "accuracy_answered": 0.5,
-    }
-
-
-def test_an_attribute_that_nobody_labelled() -> None:
-    given = answers([sample("a")], {"gender": ["Men"]}, [1.0])
-
-    assert attribute_scores(given, "gender") == {"labelled": 0}
-
-
-def test_label_sets_count_only_their_labels() -> None:
-    # Tshirts and Heels are in the set of 23, Sarees is not. Both attributes must be right in the
-    # joined set: Men+Apparel is, Women+Footwear has the wrong gender.
-    samples = [
-        sample("a", article_type="Tshirts", gender="Men", master_category="Apparel"),
-        sample("b", article_type="Heels", gender="Women", master_category="Footwear"),
-        sample("c", article_type="Sarees", gender="Women", master_category="Apparel"),
-    ]
-    best = {
-        "article_type": ["Tshirts", "Flats", "Sarees"],
-        "sub_category": ["Topwear", "Shoes", "Saree"],
-        "gender": ["Men", "Men", "Women"],
-        "master_category": ["Apparel", "Footwear", "Apparel"],
-    }
-
-    scores = label_set_scores(answers(samples, best, [1, 1, 1]))
-
-    assert scores["article_type_23"] == {"labelled": 2, "accuracy": 0.5}
-    assert scores["gender_master_category_12"] == {"labelled": 3, "accuracy": 0.6667}
-    assert scores["sub_category_15"] == {"labelled": 0, "accuracy": None}
-
-
-def test_label_sets_over_attributes_that_are_not_answered_are_left_out() -> None:
-    given = answers([sample("a", gender="Men")], {"gender": ["Men"]}, [1.0])
-
-    assert label_set_scores(given) == {}
-    assert list(product_scores(given)["attributes"]) == ["gender"]
-
-
-def test_home_photos_need_an_article_type() -> None:
-    given = answers([sample("T-Shirt", article_type="Tshirts")], {"gender": ["Men"]}, [1.0])
-
-    with pytest.raises(PermanentError, match="answers article_type; it has gender"):
-        home_photo_scores(given)
-
-
-def test_home_photos_accept_any_of_a_set() -> None:
-    # Two T-shirts, one right; one pair of shoes, right: 2 of 3, macro (.5 + 1) / 2.
-    samples = [
-        sample("T-Shirt", article_type="Tshirts"),
-        sample("T-Shirt", article_type="Tshirts"),
-        sample("Shoes", article_type="Heels|Flats"),
-    ]
-    given = answers(samples, {"article_type": ["Tshirts", "Tops", "Flats"]}, [0.9, 0.2, 0.6], 0.5)
-
-    scores = home_photo_scores(given)["article_type"]
-
-    assert scores["accuracy"] == 0.6667
-    assert scores["macro_accuracy"] == 0.75
-    assert (scores["coverage"], scores["accuracy_answered"]) == (0.6667, 1.0)
-    assert scores["by_label"]["T-Shirt"] == {"photos": 2, "accuracy": 0.5}
-
-
-def test_contradictions_are_counted(tmp_path: Path) -> None:
-    bundle = write_mean_colour_bundle(tmp_path / "colour")
-    best = {
-        "master_category": ["Apparel", "Footwear", "Apparel"],
-        "sub_category": ["Topwear", "Topwear", "Shoes"],
-        "article_type": ["Tshirts", "Tshirts", "Heels"],
-    }
-
-    assert contradictions(answers([sample("a")] * 3, best, [1, 1, 1]), bundle) == 2
-    del best["sub_category"]
-    assert contradictions(answers([sample("a")] * 3, best, [1, 1, 1]), bundle) == 0
 
 
 STYLES = """id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage
@@ -155,13 +37,13 @@ def test_products_end_to_end(tmp_path: Path) -> None:
     broken = {"images/4.jpg": flat(BLUE)[:40]}
     data = write_zip(tmp_path / "p.zip", {"styles.csv": STYLES.encode(), **files, **broken})
 
-    figures = evaluate(bundle, data)
+    scores = evaluate(bundle, data)
 
-    assert (figures["layout"], figures["photos"], figures["contradictions"]) == ("products", 3, 0)
-    assert figures["attributes"]["article_type"]["accuracy"] == 1.0
-    assert figures["attributes"]["base_colour"]["accuracy"] == 0.6667  # product 3 is not red
-    assert figures["skipped"]["count"] == 2
-    assert {item["id"] for item in figures["skipped"]["items"]} == {"4", "5"}
+    assert (scores["layout"], scores["photos"], scores["contradictions"]) == ("products", 3, 0)
+    assert scores["attributes"]["article_type"]["accuracy"] == 1.0
+    assert scores["attributes"]["base_colour"]["accuracy"] == 0.6667  # product 3 is not red
+    assert scores["skipped"]["count"] == 2
+    assert {item["id"] for item in scores["skipped"]["items"]} == {"4", "5"}
 
 
 def test_home_photos_end_to_end(tmp_path: Path) -> None:
@@ -170,10 +52,103 @@ def test_home_photos_end_to_end(tmp_path: Path) -> None:
     files = {"images/a.jpg": flat(RED), "images/b.jpg": flat(BLUE), "images/c.jpg": flat(BLUE)}
     data = write_folder(tmp_path / "home", {"images.csv": rows.encode(), **files})
 
-    figures = evaluate(bundle, data)
+    scores = evaluate(bundle, data)
 
-    assert figures["layout"] == "home_photos"
-    assert figures["article_type"]["accuracy"] == 0.6667
+    assert scores["layout"] == "home_photos"
+    assert scores["article_type"]["accuracy"] == 0.6667
+    assert scores["article_type"]["per_class"]["Shoes"] == {"support": 1, "recall": 0.0}
+
+
+def test_street_photos_are_scored_like_home_photos(tmp_path: Path) -> None:
+    # Both garments are drawn in one colour, for which the bundle has one answer.
+    photo = {"1": tag_map({"jeans": (8, 40, 56, 90), "shirt": (8, 4, 56, 38)})}
+    files = ccp_files(photo) | {"photos/1.jpg": encode(np.full((96, 64, 3), BLUE, np.uint8)).data}
+    data = write_zip(tmp_path / "ccp.zip", files)
+
+    scores = evaluate(write_mean_colour_bundle(tmp_path / "colour"), data)
+
+    assert (scores["layout"], scores["photos"]) == ("street_photos", 2)
+    assert scores["article_type"]["per_class"] == {
+        "jeans": {"support": 1, "recall": 1.0},
+        "shirt": {"support": 1, "recall": 0.0},
+    }
+    assert scores["master_category"]["accuracy"] == 1.0
+    assert "gender" not in scores  # nobody labelled it
+
+
+def colours(*groups: str) -> Decoder:
+    return Decoder({"base_colour": groups}, {}, {"base_colour": 1.0}, {"base_colour": 0.5})
+
+
+def test_colours_are_scored_in_groups_too() -> None:
+    # Red .4 is the best colour, but Blue and Navy Blue have .6 together.
+    decoder = colours("Red", "Blue", "Navy Blue")
+    samples = [Sample("f", "1", "x", {"base_colour": ("Navy Blue",)})]
+
+    answers = answer(decoder, samples, {"base_colour": np.log([[0.4, 0.35, 0.25]])})
+
+    assert answers.heads["base_colour"].best == ("Red",)
+    grouped = answers.heads["base_colour_grouped"]
+    assert (grouped.best, grouped.accepted) == (("blue",), (("blue",),))
+    assert grouped.confidence == pytest.approx([0.6])
+    assert grouped.right == pytest.approx([0.6])
+    assert answers.heads["base_colour"].right == pytest.approx([0.25])
+
+
+def test_what_is_given_conditions_the_answers_and_is_not_scored() -> None:
+    labels = {"gender": ("Men", "Women"), "usage": ("Casual", "Party")}
+    evidence = {"gender": {"usage": np.log([[0.9, 0.1], [0.1, 0.9]])}}
+    decoder = Decoder(labels, {}, dict.fromkeys(labels, 1.0), dict.fromkeys(labels, 0.5), evidence)
+    samples = [
+        Sample("f", "1", "x", {"gender": ("Women",), "usage": ("Party",)}),
+        Sample("f", "2", "x", {"usage": ("Casual",)}),  # no gender to give
+    ]
+    logits = {name: np.zeros((2, 2)) for name in labels}
+
+    answers = answer(decoder, samples, logits, given=["gender"])
+
+    assert list(answers.heads) == ["usage"]
+    assert answers.heads["usage"].best[0] == "Party"
+    np.testing.assert_allclose(answers.heads["usage"].confidence, [0.9, 0.5])
+
+
+def test_a_given_level_of_the_tree_decides_those_above(tmp_path: Path) -> None:
+    bundle = write_mean_colour_bundle(tmp_path / "colour")
+    data = write_zip(
+        tmp_path / "p.zip",
+        {"styles.csv": STYLES.encode(), **{f"images/{i}.jpg": flat(RED) for i in range(1, 6)}},
+    )
+
+    scores = figures(measure(bundle, data, given=["sub_category"]))
+
+    assert scores["given"] == ["sub_category"]
+    assert not {"sub_category", "master_category"} & set(scores["attributes"])
+    assert scores["attributes"]["article_type"]["accuracy"] == 1.0  # red, but Bottomwear: Jeans
+    assert evaluate(bundle, data)["attributes"]["article_type"]["accuracy"] == 0.2
+    with pytest.raises(PermanentError, match="unknown attribute 'size'; known: gender"):
+        measure(bundle, data, given=["size"])
+
+
+def test_metadata_carry_the_figures_without_their_details(tmp_path: Path) -> None:
+    bundle = write_mean_colour_bundle(tmp_path / "colour")
+    data = write_zip(tmp_path / "p.zip", {"styles.csv": STYLES.encode(), "images/1.jpg": flat(RED)})
+
+    scores = brief(evaluate(bundle, data))
+
+    assert scores["skipped"] == 4
+    assert scores["attributes"]["gender"]["accuracy"] == 1.0
+    assert not {"per_class", "most_confused"} & set(scores["attributes"]["gender"])
+
+
+def test_photos_without_a_label_for_the_bundle_are_an_error(tmp_path: Path) -> None:
+    bundle = write_mean_colour_bundle(
+        tmp_path / "colour", labels={"attributes": {"season": ["Summer", "Winter"]}}
+    )
+    rows = "image,sender_id,label,kids\na,1,T-Shirt,False\n"
+    data = write_folder(tmp_path / "home", {"images.csv": rows.encode(), "images/a.jpg": flat(RED)})
+
+    with pytest.raises(PermanentError, match="has no label of season, which colour answers"):
+        evaluate(bundle, data)
 
 
 def test_an_unknown_split_lists_the_known_ones(tmp_path: Path) -> None:
