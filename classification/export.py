@@ -7,7 +7,6 @@ graph holds no transposes. Weights trained on another backend load as they are.
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any, TypeVar
 
 import keras
 import numpy as np
-import onnxruntime as ort
 import torch
 from keras import layers
 from numpy.typing import NDArray
@@ -33,6 +31,7 @@ from classification.config import (
 )
 from classification.datasets import encode
 from classification.evaluate import run
+from classification.graphs import TOLERANCE, write_graph
 from classification.heads import head_of, known_heads
 from classification.network import FEATURES, build_network, fold
 from classification.photos import Photos
@@ -50,9 +49,6 @@ T = TypeVar("T")
 
 LOGGER = logging.getLogger(__name__)
 
-OPSET = 17
-# Logits are of the order of 10: float32 sums taken in another order stay well below this.
-TOLERANCE = 1e-3
 # Photos of each training set that the embedding's principal components are fitted on.
 EMBEDDING_PHOTOS = 4000
 PARITY_PHOTOS = 64
@@ -248,28 +244,9 @@ def served_network(
 
 
 def export_graph(served: keras.Model, shape: tuple[int, int, int], path: Path) -> None:
-    """Write the network as ONNX with a free batch size, its constants folded. shape: (C, H, W)."""
+    """Write the network as ONNX. shape: (C, H, W)."""
     names = list(served.output)
-    raw = path.with_suffix(".raw.onnx")
-    with warnings.catch_warnings():
-        # Keras compares shapes in Python, which tracing warns of; only the batch size varies.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _TupleOutputs(served, names).eval(),
-            (torch.zeros(2, *shape),),
-            str(raw),
-            input_names=[IMAGES],
-            output_names=names,
-            dynamic_axes={name: {0: "batch"} for name in (IMAGES, *names)},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    options = ort.SessionOptions()
-    # The basic level folds constants and paddings and leaves standard ONNX operators.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(path)
-    ort.InferenceSession(str(raw), options, providers=["CPUExecutionProvider"])
-    raw.unlink()
+    write_graph(_TupleOutputs(served, names), shape, names, path)
 
 
 class _TupleOutputs(torch.nn.Module):
