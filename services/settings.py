@@ -43,6 +43,12 @@ class Settings(BaseSettings):
     fetch_allowed_ports: Annotated[tuple[int, ...], NoDecode] = (80, 443)
     fetch_allowed_networks: Annotated[tuple[Network, ...], NoDecode] = ()
     fetch_ca_file: Path | None = None
+    # Of one worker to one host, so that a catalogue does not take its own shop down.
+    fetch_host_concurrency: int = Field(default=8, ge=1)
+    fetch_host_per_s: float | None = Field(default=None, gt=0)
+
+    # Ingesting. A worker from which nothing was heard for so long has died.
+    ingestion_lease_s: float = Field(default=30.0, gt=0)
 
     # Decoding.
     image_max_pixels: int = Field(default=50_000_000, gt=0)

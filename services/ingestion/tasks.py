@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import uuid
 from dataclasses import dataclass
-from datetime import timedelta
+from math import ceil
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,12 +17,10 @@ from procrastinate import App, BaseRetryStrategy, JobContext, RetryDecision
 from procrastinate.connector import BaseConnector
 from procrastinate.jobs import Job
 
-from services.ingestion.photos import LocalImages, LocalImagesPool
+from services.ingestion.chunks import Bench, ChunkRun
 from services.ingestion.webhooks import announce, check_webhook
-from services.pipeline.run import AnalysisOptions
-from services.store.ingestions import START, Chunk, IngestionStore, StoredItem, Terms
-from vision.errors import ErrorCode, PermanentError, TransientError
-from vision.image import EncodedImage
+from services.store.ingestions import Chunk, IngestionStore
+from vision.errors import PermanentError, TransientError
 
 if TYPE_CHECKING:
     from services.bootstrap import Container
@@ -32,8 +30,8 @@ QUEUE = "ingestion"
 TOOLS = "tools"
 """Name under which the worker hands its `Tools` to the tasks."""
 
-# Fetch and analysis together take ten seconds at most; an item in hand for longer was dropped.
-LEASE = timedelta(minutes=2)
+# Of a chunk: others may be at work on it.
+SHORTEST_REST_S = 0.1
 
 INGEST_CHUNK = "ingest_chunk"
 ANNOUNCE = "announce_ingestion"
@@ -47,12 +45,19 @@ class Tools:
     """What the tasks of one worker share."""
 
     container: Container
-    files: LocalImagesPool
+    bench: Bench
     queue: IngestionQueue
 
 
 class ChunkUnfinishedError(Exception):
-    """Items of the chunk wait for another try, or another worker has them."""
+    """Items of the chunk wait for another try, or another worker has them.
+
+    rest_s: until one of them may be begun.
+    """
+
+    def __init__(self, message: str = "", rest_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.rest_s = rest_s
 
 
 class ChunkInterruptedError(Exception):
@@ -61,10 +66,11 @@ class ChunkInterruptedError(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy(BaseRetryStrategy):
-    """How often an item is tried, and how long a chunk with waiting items rests between its runs.
+    """How often an item is tried, and how long it rests in between.
 
-    The rest after run n is `first_rest_s · factor^n`, at most `longest_rest_s`. Runs are not
-    counted against a chunk: each of its items ends after `attempts` tries.
+    The rest after try n, from 0, is `first_rest_s · factor^n`, at most `longest_rest_s`. Runs are
+    not counted against a chunk: it has one whenever an item of its has rested, and each of its
+    items ends after `attempts` tries.
     """
 
     attempts: int = 3
@@ -79,7 +85,10 @@ class RetryPolicy(BaseRetryStrategy):
         """Again for items that wait and for a store that was away; any other error is a bug."""
         if isinstance(exception, ChunkInterruptedError):
             return RetryDecision(retry_in={"milliseconds": 0})
-        if not isinstance(exception, ChunkUnfinishedError | TransientError):
+        if isinstance(exception, ChunkUnfinishedError):
+            rest_s = max(exception.rest_s, SHORTEST_REST_S)
+            return RetryDecision(retry_in={"milliseconds": ceil(rest_s * 1000)})
+        if not isinstance(exception, TransientError):
             return None
         return RetryDecision(retry_in={"milliseconds": round(self.rest_s(job.attempts) * 1000)})
 
@@ -124,29 +133,18 @@ def this_host() -> str:
 
 
 def ingest_chunk(context: JobContext, ingestion_id: str, first_row: int, last_row: int) -> None:
-    """Work on the chunk's waiting items, each once. Raises when items still wait after that.
+    """Work on the chunk's waiting items. Raises when some are left after that.
 
-    A worker that is told to stop finishes the item in hand.
+    A worker that is told to stop finishes the photos in hand.
     """
     tools: Tools = context.additional_context[TOOLS]
-    container = tools.container
-    store = IngestionStore(container.database)
     chunk = Chunk(uuid.UUID(ingestion_id), first_row, last_row)
-    terms = store.terms(chunk.ingestion_id)
-    done = START
-    with tools.files.borrow() as files:
-        source = ImageSource(container, files if terms.files else None)
-        while not context.should_abort():
-            item = store.begin_next(chunk, done, LEASE)
-            if item is None:
-                break
-            ingest_item(container, store, item, source, terms)
-            done = item.position
-    unfinished = store.unfinished(chunk)
-    if unfinished and context.should_abort():
-        raise ChunkInterruptedError(f"{unfinished} items")
-    if unfinished:
-        raise ChunkUnfinishedError(f"{unfinished} items")
+    terms = tools.bench.store.terms(chunk.ingestion_id)
+    left = ChunkRun(tools.bench, chunk, terms, RETRY, context.should_abort).run()
+    if left.count and context.should_abort():
+        raise ChunkInterruptedError(f"{left.count} items")
+    if left.count:
+        raise ChunkUnfinishedError(f"{left.count} items", rest_s=left.next_in_s)
     if terms.webhook:
         tools.queue.announce(chunk.ingestion_id)
 
@@ -176,62 +174,3 @@ async def requeue_stalled(context: JobContext, timestamp: int) -> None:  # noqa:
     for job in await manager.get_stalled_jobs():
         log.warning("job_requeued", job=job.id, task=job.task_name)
         await manager.retry_job(job)
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """Where pictures come from: URLs, and files only for ingestions that were begun at a shell.
-
-    files: None where a `file:` reference is a stranger's, and as bad a URL as any.
-    """
-
-    container: Container
-    files: LocalImages | None
-
-    def read(self, url: str) -> EncodedImage:
-        """Raises what `Fetcher.fetch` and `LocalImages.read` raise."""
-        if self.files is not None and url.startswith("file:"):
-            return self.files.read(url)
-        return self.container.fetcher.fetch(url)
-
-
-def ingest_item(
-    container: Container, store: IngestionStore, item: StoredItem, source: ImageSource, terms: Terms
-) -> None:
-    """Read and analyse one picture, and store how it went.
-
-    Raises `TransientError` (`store_unavailable`) only: that is not the item's fault, which stays
-    in hand until its lease ends.
-    """
-    assert item.url is not None  # Items without one have failed from the start.
-    if item.attempts > RETRY.attempts:
-        # It was begun as often as allowed, and never ended: it takes its worker down with it.
-        store.fail(item, ErrorCode.MODEL_UNAVAILABLE, "the worker stopped while working on it")
-        return
-    try:
-        stored, _ = container.recorder.record(
-            source.read(item.url),
-            AnalysisOptions(context=item.hints),
-            external_id=item.external_id,
-            source_url=item.url,
-            not_before=terms.not_before,
-        )
-    except PermanentError as error:
-        store.fail(item, error.code, error.message)
-        log.info("item_failed", item=str(item.id), code=str(error.code))
-    except TransientError as error:
-        if error.code is ErrorCode.STORE_UNAVAILABLE:
-            raise
-        again = item.attempts < RETRY.attempts
-        if again:
-            store.put_back(item)
-        else:
-            store.fail(item, error.code, error.message)
-        log.info("item_postponed" if again else "item_failed", item=str(item.id), code=error.code)
-    except Exception:
-        # One item that meets a bug must not keep those behind it from being done.
-        log.exception("item_crashed", item=str(item.id))
-        store.fail(item, "internal_error", "something went wrong here; the log has the item's id")
-    else:
-        store.finish(item, stored.id)
-        log.info("item_done", item=str(item.id), analysis_id=str(stored.id))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 from procrastinate import App, PsycopgConnector
 
-from services.ingestion.photos import LocalImagesPool
+from services.ingestion.chunks import Bench
 from services.ingestion.queue import IngestionQueue
 from services.ingestion.tasks import QUEUE, TOOLS, Tools, queue_app, queue_of, this_host
 from services.logs import configure_logging
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from services.bootstrap import Container
     from services.store.session import Database
 
-# One job waits for its pictures to arrive while the other has the models.
-CONCURRENCY = 2
+# One chunk waits for its photos to arrive, one has the models, and one is being stored.
+CONCURRENCY = 3
 POLL_S = 2.0
 LONGEST_JOB_S = 3600
 WATCH_S = 1.0
@@ -69,8 +69,8 @@ async def _work(
     app: App, container: Container, until_empty: bool, until: Callable[[], bool] | None
 ) -> None:
     async with app.open_async():
-        files = LocalImagesPool(container.settings.fetch_max_bytes)
-        tools = Tools(container, files, IngestionQueue(container.database))
+        bench = Bench.of(container)
+        tools = Tools(container, bench, IngestionQueue(container.database))
         work = asyncio.create_task(
             app.run_worker_async(
                 queues=[QUEUE, queue_of(this_host())],
@@ -92,7 +92,7 @@ async def _work(
         for task, other in ((work, watch), (watch, work)):
             if other.done():
                 task.cancel()
-        with contextlib.suppress(asyncio.CancelledError), contextlib.closing(files):
+        with contextlib.suppress(asyncio.CancelledError), contextlib.closing(bench):
             await work
         with contextlib.suppress(asyncio.CancelledError):
             await watch

@@ -4,19 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from services.pipeline.report_json import report_as_json
-from services.pipeline.run import DEFAULT_OPTIONS, AnalysisOptions, Pipeline
-from services.store.analyses import AnalysisStore, ImageFile
+from services.pipeline.run import DEFAULT_OPTIONS, AnalysisOptions, Photo, Pipeline
+from services.store.analyses import (
+    AnalysisKey,
+    AnalysisStore,
+    ImageFile,
+    NewAnalysis,
+    NewSource,
+)
 from services.store.records import StoredAnalysis
-from vision.garments import ModelVersion
+from vision.garments import ImageReport, ModelVersion
 from vision.image import EncodedImage, sniff
 
 RULES_VERSION = 1
 """Raise it when code around the models changes what a report says, so that images get a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A photo to analyse and store, and where it was seen."""
+
+    photo: Photo
+    external_id: str | None = None
+    source_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A submission and what it is stored once for."""
+
+    submission: Submission
+    key: AnalysisKey
+    choices: Mapping[str, Any]
 
 
 class Recorder:
@@ -58,6 +84,51 @@ class Recorder:
         self._store.add_source(encoded.sha256, external_id, url)
         return self._store.get(stored.id) or stored, created
 
+    def record_many(
+        self, submissions: Sequence[Submission], not_before: datetime | None = None
+    ) -> list[uuid.UUID | Exception]:
+        """As `record`, of many photos together: the analysis' id of each, or why it has none.
+
+        One photo that fails fails no other. All of them are stored in one transaction, which is
+        open, with a claim on each photo, while they are analysed. Raises `TransientError`
+        (`store_unavailable`); then nothing was stored, or all of it, and doing it again is right.
+        """
+        plans = [self._plan(submission) for submission in submissions]
+        with self._store.claim_many({plan.key for plan in plans}) as claims:
+            known = claims.find()
+            stale = {
+                key
+                for key, found in known.items()
+                if not_before is not None and found.created_at < not_before
+            }
+            wanted = {plan.key: plan for plan in plans if plan.key not in known.keys() - stale}
+            made, failed = self._analyze(list(wanted.values()))
+            ids = {key: found.id for key, found in known.items()}
+            superseded = stale & {new.key for new in made}
+            if superseded:
+                claims.supersede(superseded)
+            ids |= claims.save(made, [_source(plan) for plan in plans if plan.key not in failed])
+        return [failed[plan.key] if plan.key in failed else ids[plan.key] for plan in plans]
+
+    def _plan(self, submission: Submission) -> _Plan:
+        choices = canonical_options(submission.photo.options)
+        key = models_key(self._pipeline.models, choices)
+        return _Plan(submission, AnalysisKey(submission.photo.encoded.sha256, key), choices)
+
+    def _analyze(
+        self, plans: Sequence[_Plan]
+    ) -> tuple[list[NewAnalysis], dict[AnalysisKey, Exception]]:
+        made: list[NewAnalysis] = []
+        failed: dict[AnalysisKey, Exception] = {}
+        reports = self._pipeline.analyze_many([plan.submission.photo for plan in plans])
+        for plan, report in zip(plans, reports, strict=True):
+            if isinstance(report, ImageReport):
+                image = _image_file(plan.submission.photo.encoded)
+                made.append(NewAnalysis(plan.key, report, image, plan.choices))
+            else:
+                failed[plan.key] = report
+        return made, failed
+
     def _analyze_once(
         self,
         encoded: EncodedImage,
@@ -73,10 +144,18 @@ class Recorder:
             report = self._pipeline.analyze(encoded, options)
             if stored is not None:
                 claim.supersede()
-            image_format = sniff(encoded.data[:12])
-            assert image_format is not None  # The pipeline has decoded it.
-            image = ImageFile(encoded.sha256, len(encoded.data), image_format.lower())
-            return claim.save(report, image, choices)
+            return claim.save(report, _image_file(encoded), choices)
+
+
+def _image_file(encoded: EncodedImage) -> ImageFile:
+    image_format = sniff(encoded.data[:12])
+    assert image_format is not None  # The pipeline has decoded it.
+    return ImageFile(encoded.sha256, len(encoded.data), image_format.lower())
+
+
+def _source(plan: _Plan) -> NewSource:
+    submission = plan.submission
+    return NewSource(plan.key.image_sha256, submission.external_id, submission.source_url)
 
 
 def _is_stale(stored: StoredAnalysis, not_before: datetime | None) -> bool:

@@ -5,18 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, exists, func, select, text, tuple_, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    cast,
+    exists,
+    func,
+    select,
+    text,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session, joinedload, selectinload
 
 from services.store.cursor import decode_cursor, encode_cursor
-from services.store.garment_rows import garment_from_row, row_from_garment
+from services.store.garment_rows import garment_from_row, values_of_garment
 from services.store.records import ImageSource, Page, StoredAnalysis
 from services.store.session import Database
 from services.store.tables import AnalysisRow, GarmentRow, ImageRow, ImageSourceRow, uuid7
@@ -33,6 +44,40 @@ class ImageFile:
     sha256: str
     bytes: int
     format: str
+
+
+class AnalysisKey(NamedTuple):
+    """What an analysis is stored once for. models_key: see `services.pipeline.record`."""
+
+    image_sha256: str
+    models_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewAnalysis:
+    """An analysis to store. options: as plain JSON."""
+
+    key: AnalysisKey
+    report: ImageReport
+    image: ImageFile
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAnalysis:
+    """An analysis that is in the store already."""
+
+    id: uuid.UUID
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewSource:
+    """Where an image was seen; see `services.store.records.ImageSource`."""
+
+    image_sha256: str
+    external_id: str | None
+    url: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,45 +111,59 @@ _GARMENT_COLUMNS = {
 class Claim:
     """The right, held by one transaction at a time, to analyse an image with some models."""
 
-    def __init__(self, session: Session, image_sha256: str, models_key: str) -> None:
+    def __init__(self, session: Session, key: AnalysisKey) -> None:
         self._session = session
-        self._image_sha256 = image_sha256
-        self._models_key = models_key
+        self._key = key
 
     def find(self) -> StoredAnalysis | None:
         """The analysis, if it was stored before the claim was granted."""
-        return _one(self._session, _of_key(self._image_sha256, self._models_key))
+        return _one(self._session, _of_key(self._key))
 
     def supersede(self) -> None:
         """Make room for a newer report of the same models; the older one stays readable by its id,
         with the corrections people made to it. Undone unless `save` follows.
         """
-        image_id = select(ImageRow.id).where(ImageRow.sha256 == self._image_sha256)
-        key = func.concat(AnalysisRow.models_key, ":superseded:", AnalysisRow.id)
-        self._session.execute(
-            update(AnalysisRow)
-            .where(
-                AnalysisRow.image_id == image_id.scalar_subquery(),
-                AnalysisRow.models_key == self._models_key,
-            )
-            .values(models_key=key)
-        )
+        _supersede(self._session, [self._key])
 
     def save(
         self, report: ImageReport, image: ImageFile, options: Mapping[str, Any]
     ) -> tuple[StoredAnalysis, bool]:
         """Store and commit; False when somebody without a claim was faster, with their analysis."""
-        image_id = _save_image(self._session, report, image)
-        analysis_id = _insert_analysis(self._session, image_id, self._models_key, report, options)
-        if analysis_id is not None:
-            self._session.add_all(
-                row_from_garment(garment, analysis_id, ordinal)
-                for ordinal, garment in enumerate(report.garments)
-            )
+        made = _insert(self._session, [NewAnalysis(self._key, report, image, options)])
         self._session.commit()
         stored = self.find()
         assert stored is not None  # Inserted above, or there already: analyses are never deleted.
-        return stored, analysis_id is not None
+        return stored, bool(made)
+
+
+class Claims:
+    """As `Claim`, of many images at a time."""
+
+    def __init__(self, session: Session, keys: Collection[AnalysisKey]) -> None:
+        self._session = session
+        self._keys = keys
+
+    def find(self) -> dict[AnalysisKey, KnownAnalysis]:
+        """The analyses that were stored before the claims were granted."""
+        return _known(self._session, self._keys)
+
+    def supersede(self, keys: Collection[AnalysisKey]) -> None:
+        """See `Claim.supersede`."""
+        _supersede(self._session, keys)
+
+    def save(
+        self, analyses: Sequence[NewAnalysis], sources: Iterable[NewSource]
+    ) -> dict[AnalysisKey, uuid.UUID]:
+        """Store and commit all of it: the ids of the analyses, by key.
+
+        sources: of these images, and of others that are in the store.
+        """
+        made = _insert(self._session, analyses)
+        rest = {new.key for new in analyses} - made.keys()
+        faster = _known(self._session, rest) if rest else {}
+        _insert_sources(self._session, sources)
+        self._session.commit()
+        return made | {key: known.id for key, known in faster.items()}
 
 
 class AnalysisStore:
@@ -122,15 +181,28 @@ class AnalysisStore:
         `TransientError` (`store_unavailable`) when that takes longer than a minute.
         """
         with self._database.session() as session:
-            session.execute(text(f"SET LOCAL lock_timeout = '{self._longest_wait_s}s'"))
-            lock_id = _lock_id(image_sha256, models_key)
-            session.execute(select(func.pg_advisory_xact_lock(lock_id)))
-            yield Claim(session, image_sha256, models_key)
+            key = AnalysisKey(image_sha256, models_key)
+            self._lock(session, [key])
+            yield Claim(session, key)
+
+    @contextmanager
+    def claim_many(self, keys: Collection[AnalysisKey]) -> Iterator[Claims]:
+        """As `claim`, for many images at a time."""
+        with self._database.session() as session:
+            self._lock(session, keys)
+            yield Claims(session, keys)
+
+    def _lock(self, session: Session, keys: Collection[AnalysisKey]) -> None:
+        session.execute(text(f"SET LOCAL lock_timeout = '{self._longest_wait_s}s'"))
+        # In one order everywhere, so that no two wait for each other.
+        lock_ids = sorted({_lock_id(key) for key in keys})
+        lock_id = func.unnest(cast(lock_ids, ARRAY(BigInteger))).column_valued("lock_id")
+        session.execute(select(func.pg_advisory_xact_lock(lock_id)))
 
     def find(self, image_sha256: str, models_key: str) -> StoredAnalysis | None:
         """The analysis of an image by a set of models, if there is one."""
         with self._database.session() as session:
-            return _one(session, _of_key(image_sha256, models_key))
+            return _one(session, _of_key(AnalysisKey(image_sha256, models_key)))
 
     def get(self, analysis_id: uuid.UUID) -> StoredAnalysis | None:
         with self._database.session() as session:
@@ -138,18 +210,8 @@ class AnalysisStore:
 
     def add_source(self, image_sha256: str, external_id: str | None, url: str | None) -> None:
         """Remember where an image was seen; the same place is remembered once."""
-        if external_id is None and url is None:
-            return
-        image_id = select(ImageRow.id).where(ImageRow.sha256 == image_sha256).scalar_subquery()
-        digest = hashlib.sha256(json.dumps([external_id, url]).encode()).hexdigest()
         with self._database.session() as session:
-            session.execute(
-                insert(ImageSourceRow)
-                .values(
-                    id=uuid7(), image_id=image_id, external_id=external_id, url=url, digest=digest
-                )
-                .on_conflict_do_nothing()
-            )
+            _insert_sources(session, [NewSource(image_sha256, external_id, url)])
             session.commit()
 
     def list(
@@ -201,10 +263,28 @@ def _conditions(where: AnalysisFilter) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _of_key(image_sha256: str, models_key: str) -> Select[AnalysisRow]:
+def _of_key(key: AnalysisKey) -> Select[AnalysisRow]:
     return select(AnalysisRow).where(
-        AnalysisRow.models_key == models_key, AnalysisRow.image.has(ImageRow.sha256 == image_sha256)
+        AnalysisRow.models_key == key.models_key,
+        AnalysisRow.image.has(ImageRow.sha256 == key.image_sha256),
     )
+
+
+def _known(session: Session, keys: Collection[AnalysisKey]) -> dict[AnalysisKey, KnownAnalysis]:
+    found = session.execute(
+        select(ImageRow.sha256, AnalysisRow.models_key, AnalysisRow.id, AnalysisRow.created_at)
+        .join(ImageRow, ImageRow.id == AnalysisRow.image_id)
+        .where(
+            # The first is what the index is asked; an image has few analyses.
+            ImageRow.sha256.in_({key.image_sha256 for key in keys}),
+            AnalysisRow.models_key.in_({key.models_key for key in keys}),
+        )
+    )
+    known = {
+        AnalysisKey(sha256, models_key): KnownAnalysis(analysis_id, created_at)
+        for sha256, models_key, analysis_id, created_at in found
+    }
+    return {key: known[key] for key in keys if key in known}
 
 
 def _loaded(statement: Select[AnalysisRow]) -> Select[AnalysisRow]:
@@ -220,57 +300,121 @@ def _one(session: Session, statement: Select[AnalysisRow]) -> StoredAnalysis | N
     return None if row is None else _analysis(row)
 
 
-def _lock_id(image_sha256: str, models_key: str) -> int:
+def _lock_id(key: AnalysisKey) -> int:
     """A signed 64-bit number, the form advisory locks take."""
-    digest = hashlib.sha256(f"{image_sha256}:{models_key}".encode()).digest()
+    digest = hashlib.sha256(f"{key.image_sha256}:{key.models_key}".encode()).digest()
     return int.from_bytes(digest[:8], signed=True)
 
 
-def _save_image(session: Session, report: ImageReport, image: ImageFile) -> uuid.UUID:
-    width, height = report.resolution_wh
-    inserted = session.scalar(
-        insert(ImageRow)
-        .values(
-            id=uuid7(),
-            sha256=image.sha256,
-            width=width,
-            height=height,
-            bytes=image.bytes,
-            format=image.format,
-        )
-        .on_conflict_do_nothing(constraint="uq_images_sha256")
-        .returning(ImageRow.id)
+def _supersede(session: Session, keys: Collection[AnalysisKey]) -> None:
+    ids = [known.id for known in _known(session, keys).values()]
+    superseded = func.concat(AnalysisRow.models_key, ":superseded:", AnalysisRow.id)
+    session.execute(
+        update(AnalysisRow)
+        .where(AnalysisRow.id.in_(ids))
+        .values(models_key=superseded)
+        .execution_options(synchronize_session=False)
     )
-    if inserted is not None:
-        return inserted
-    return session.scalars(select(ImageRow.id).where(ImageRow.sha256 == image.sha256)).one()
 
 
-def _insert_analysis(
-    session: Session,
-    image_id: uuid.UUID,
-    models_key: str,
-    report: ImageReport,
-    options: Mapping[str, Any],
-) -> uuid.UUID | None:
-    """The new id, or None when there is one already: the constraint has the last word."""
-    return session.scalar(
-        insert(AnalysisRow)
-        .values(
-            id=uuid7(),
-            image_id=image_id,
-            models_key=models_key,
-            models={
-                stage: {"name": model.name, "version": model.version}
-                for stage, model in report.models.items()
-            },
-            options=dict(options),
-            classified_whole=report.classified_whole,
-            timings_ms={stage: round(time, 3) for stage, time in report.timings_ms.items()},
+def _insert(session: Session, analyses: Sequence[NewAnalysis]) -> dict[AnalysisKey, uuid.UUID]:
+    """Images, analyses and garments; the ids of the analyses that were not there already."""
+    if not analyses:
+        return {}
+    # In one order everywhere, so that of two that insert the same none waits for the other.
+    ordered = sorted(analyses, key=lambda new: new.key)
+    _insert_images(session, ordered)
+    image_ids = _image_ids(session, (new.key.image_sha256 for new in ordered))
+    ids = {new.key: uuid7() for new in ordered}
+    inserted = set(
+        session.scalars(
+            insert(AnalysisRow)
+            # The constraint has the last word.
+            .on_conflict_do_nothing(constraint="uq_analyses_image_id_models_key")
+            .returning(AnalysisRow.id),
+            [
+                _analysis_values(new, ids[new.key], image_ids[new.key.image_sha256])
+                for new in ordered
+            ],
         )
-        .on_conflict_do_nothing(constraint="uq_analyses_image_id_models_key")
-        .returning(AnalysisRow.id)
     )
+    made = {key: analysis_id for key, analysis_id in ids.items() if analysis_id in inserted}
+    garments = [
+        values_of_garment(garment, made[new.key], ordinal)
+        for new in ordered
+        if new.key in made
+        for ordinal, garment in enumerate(new.report.garments)
+    ]
+    if garments:
+        session.execute(insert(GarmentRow), garments)
+    return made
+
+
+def _insert_images(session: Session, analyses: Iterable[NewAnalysis]) -> None:
+    images = {
+        new.image.sha256: {
+            "sha256": new.image.sha256,
+            "width": new.report.resolution_wh[0],
+            "height": new.report.resolution_wh[1],
+            "bytes": new.image.bytes,
+            "format": new.image.format,
+        }
+        for new in analyses
+    }
+    session.execute(
+        insert(ImageRow).on_conflict_do_nothing(constraint="uq_images_sha256"),
+        list(images.values()),
+    )
+
+
+def _image_ids(session: Session, sha256s: Iterable[str]) -> dict[str, uuid.UUID]:
+    found = session.execute(
+        select(ImageRow.sha256, ImageRow.id).where(ImageRow.sha256.in_(set(sha256s)))
+    )
+    return {sha256: image_id for sha256, image_id in found}  # noqa: C416 - a row is no pair
+
+
+def _analysis_values(
+    new: NewAnalysis, analysis_id: uuid.UUID, image_id: uuid.UUID
+) -> dict[str, Any]:
+    report = new.report
+    return {
+        "id": analysis_id,
+        "image_id": image_id,
+        "models_key": new.key.models_key,
+        "models": {
+            stage: {"name": model.name, "version": model.version}
+            for stage, model in report.models.items()
+        },
+        "options": dict(new.options),
+        "classified_whole": report.classified_whole,
+        "timings_ms": {stage: round(time, 3) for stage, time in report.timings_ms.items()},
+    }
+
+
+def _insert_sources(session: Session, sources: Iterable[NewSource]) -> None:
+    named = [source for source in sources if (source.external_id, source.url) != (None, None)]
+    if not named:
+        return
+    image_ids = _image_ids(session, (source.image_sha256 for source in named))
+    rows = [
+        {
+            # Given here, so that sources come back in the order they were named in.
+            "id": uuid7(),
+            "image_id": image_ids[source.image_sha256],
+            "external_id": source.external_id,
+            "url": source.url,
+            "digest": _source_digest(source),
+        }
+        for source in dict.fromkeys(named)
+    ]
+    # In one order everywhere, see `_insert`.
+    rows.sort(key=lambda row: (row["image_id"], row["digest"]))
+    session.execute(insert(ImageSourceRow).on_conflict_do_nothing(), rows)
+
+
+def _source_digest(source: NewSource) -> str:
+    return hashlib.sha256(json.dumps([source.external_id, source.url]).encode()).hexdigest()
 
 
 def _analysis(row: AnalysisRow) -> StoredAnalysis:

@@ -13,37 +13,40 @@ from vision.garments import ATTRIBUTES, Colour, Garment, Labels, Prediction, Sty
 from vision.rle import Rle
 
 
-def row_from_garment(garment: Garment, analysis_id: uuid.UUID, ordinal: int) -> GarmentRow:
-    """Raises `ValueError` for an embedding of another length than the column's."""
+def values_of_garment(garment: Garment, analysis_id: uuid.UUID, ordinal: int) -> dict[str, Any]:
+    """Every column of a garment's row, but for the id.
+
+    Raises `ValueError` for an embedding of another length than the column's.
+    """
     x1, y1, x2, y2 = (float(value) for value in garment.xyxy)
     labels, style = garment.labels, garment.style
-    return GarmentRow(
-        analysis_id=analysis_id,
-        ordinal=ordinal,
-        source=garment.source,
-        category=garment.category,
-        score=None if garment.score is None else float(garment.score),
-        x1=x1,
-        y1=y1,
-        x2=x2,
-        y2=y2,
-        mask=None if garment.mask is None else garment.mask.as_coco(),
-        attributes=None if labels is None else _predictions_to_json(labels.attributes),
-        colours=[
+    return {
+        "analysis_id": analysis_id,
+        "ordinal": ordinal,
+        "source": garment.source,
+        "category": garment.category,
+        "score": None if garment.score is None else float(garment.score),
+        "x1": x1,
+        "y1": y1,
+        "x2": x2,
+        "y2": y2,
+        "mask": None if garment.mask is None else garment.mask.as_coco(),
+        "attributes": None if labels is None else _predictions_to_json(labels.attributes),
+        "colours": [
             {"name": colour.name, "hex": colour.hex, "share": float(colour.share)}
             for colour in garment.colours
         ],
-        style=None
+        "style": None
         if style is None
         else {
             "label": style.label,
             "score": float(style.score),
             "attributes": _predictions_to_json(style.attributes),
         },
-        style_label=None if style is None else style.label,
-        embedding=None if labels is None else _embedding(labels),
-        **({} if labels is None else _label_columns(labels)),
-    )
+        "style_label": None if style is None else style.label,
+        "embedding": None if labels is None else _embedding(labels),
+        **_label_columns(labels),
+    }
 
 
 def garment_from_row(row: GarmentRow) -> Garment:
@@ -70,8 +73,9 @@ def garment_from_row(row: GarmentRow) -> Garment:
     )
 
 
-def _label_columns(labels: Labels) -> dict[str, str]:
-    return {name: labels.attributes[name].label for name in ATTRIBUTES if name in labels.attributes}
+def _label_columns(labels: Labels | None) -> dict[str, str | None]:
+    answers = {} if labels is None else labels.attributes
+    return {name: answers[name].label if name in answers else None for name in ATTRIBUTES}
 
 
 def _embedding(labels: Labels) -> list[float]:

@@ -12,14 +12,20 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Float,
+    Integer,
+    Text,
+    Uuid,
     and_,
+    case,
+    column,
     func,
     insert,
     literal,
@@ -29,6 +35,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from services.store.cursor import decode_cursor, encode_cursor
@@ -37,9 +44,10 @@ from services.store.session import Database
 from services.store.tables import IngestionItemRow, IngestionRow, uuid7
 from vision.errors import ErrorCode, PermanentError
 
-# Enough that the queue's bookkeeping is nothing beside the work, few enough that workers share a
-# list of a few hundred evenly.
-CHUNK_ITEMS = 20
+# Of a job. A run of it costs the queue and us some 25 statements whatever its size: less than half
+# of one for each item. Twice as many items would save little more, be twice as much to do again
+# after a crash, and be shared less evenly. With the shipped models two cores take ten seconds.
+CHUNK_ITEMS = 64
 BATCH_ITEMS = 1000
 """Written at once; a megabyte or so of memory."""
 PAGE_ITEMS = 1000
@@ -120,7 +128,9 @@ class StoredIngestion:
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """One item. attempts: how often it was begun. error_code, error_message: when it failed."""
+    """One item. attempts: how often it was begun; drops: how often of these its worker vanished.
+    error_code, error_message: when it failed.
+    """
 
     id: uuid.UUID
     row: int
@@ -131,6 +141,7 @@ class StoredItem:
     hints: Mapping[str, str]
     state: IngestionItemState
     attempts: int
+    drops: int
     error_code: str | None
     error_message: str | None
     analysis_id: uuid.UUID | None
@@ -138,6 +149,43 @@ class StoredItem:
     @property
     def position(self) -> Position:
         return self.row, self.photo
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How it went with an item that was begun; made by `done`, `failed`, `put_back`, `released`.
+
+    rest_s: how long a pending item is left alone. counted: whether the attempt was one.
+    """
+
+    item: StoredItem
+    state: IngestionItemState
+    analysis_id: uuid.UUID | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    rest_s: float | None = None
+    counted: bool = True
+
+    @classmethod
+    def done(cls, item: StoredItem, analysis_id: uuid.UUID) -> Ending:
+        return cls(item, IngestionItemState.DONE, analysis_id=analysis_id)
+
+    @classmethod
+    def failed(cls, item: StoredItem, code: str, message: str) -> Ending:
+        """For good."""
+        # Postgres stores neither, and a message may hold a part of what a stranger sent.
+        clean = message.replace("\0", "").encode(errors="replace").decode()
+        return cls(item, IngestionItemState.FAILED, error_code=code, error_message=clean)
+
+    @classmethod
+    def put_back(cls, item: StoredItem, rest_s: float = 0.0) -> Ending:
+        """It may succeed later: it waits again, unless its ingestion was cancelled."""
+        return cls(item, IngestionItemState.PENDING, rest_s=rest_s)
+
+    @classmethod
+    def released(cls, item: StoredItem, rest_s: float = 0.0) -> Ending:
+        """As `put_back`, of an item that was not really tried."""
+        return replace(cls.put_back(item, rest_s), counted=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +197,18 @@ class QueueDepth:
     pending: int
     running: int
     oldest_wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What is left of a chunk. count: items that wait or are in somebody's hands. suspected: those
+    that `begin_suspected` would find. next_in_s: until the first of all may be begun, or its lease
+    ends; 0 when there is none.
+    """
+
+    count: int
+    suspected: int
+    next_in_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +227,7 @@ class Terms:
 Position = tuple[int, int]
 """Row and photo: the order of a list's items."""
 START: Position = (0, 0)
+"""Before the first."""
 
 Enqueue = Callable[[Any, Sequence[Chunk]], None]
 """Puts jobs for chunks into the queue, on the database connection it is given."""
@@ -299,8 +360,8 @@ class IngestionStore:
             ingestion = _locked(session, ingestion_id)
             cancelled = session.execute(
                 update(IngestionItemRow)
-                .where(IngestionItemRow.ingestion_id == ingestion_id, _waiting())
-                .values(state=IngestionItemState.CANCELLED, lease_until=None)
+                .where(IngestionItemRow.ingestion_id == ingestion_id, or_(_pending(), _dropped()))
+                .values(state=IngestionItemState.CANCELLED, lease_until=None, not_before=None)
             )
             in_hand = select(func.count()).where(
                 IngestionItemRow.ingestion_id == ingestion_id,
@@ -324,7 +385,12 @@ class IngestionStore:
                 IngestionItemRow.url.is_not(None),
             )
             .values(
-                state=IngestionItemState.PENDING, attempts=0, error_code=None, error_message=None
+                state=IngestionItemState.PENDING,
+                attempts=0,
+                drops=0,
+                not_before=None,
+                error_code=None,
+                error_message=None,
             )
             .returning(IngestionItemRow.row)
             .cte("again")
@@ -439,68 +505,73 @@ class IngestionStore:
             items = tuple(_item(row) for row in rows[:limit])
         return Page(items, encode_cursor(*items[-1].position) if len(rows) > limit else None)
 
-    def begin_next(self, chunk: Chunk, after: Position, lease: timedelta) -> StoredItem | None:
-        """Take the chunk's next waiting item after a position; None when there is none.
+    def begin(self, chunk: Chunk, lease: timedelta) -> list[StoredItem]:
+        """Take all of the chunk's waiting items, in order, but those that a worker let drop.
 
-        An item whose worker let its lease run out is waiting, too. Two workers never get the same.
+        No two workers get the same.
         """
-        waiting = (
-            select(IngestionItemRow.id)
-            .where(_in_chunk(chunk), _after(after), _waiting())
-            .order_by(IngestionItemRow.row, IngestionItemRow.photo)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
         with self._database.session() as session:
-            row = session.scalars(
+            items = _take(session, chunk, _waiting(), lease)
+            session.commit()
+        return items
+
+    def begin_suspected(self, chunk: Chunk, lease: timedelta) -> StoredItem | None:
+        """Take the first waiting item that a worker let drop, if there is one.
+
+        It may be what took the worker down, so it is to be worked on alone: then it takes down
+        no more than itself.
+        """
+        with self._database.session() as session:
+            items = _take(session, chunk, _suspected(), lease, limit=1)
+            session.commit()
+        return items[0] if items else None
+
+    def end(self, ingestion_id: uuid.UUID, endings: Sequence[Ending]) -> None:
+        """Store how it went with items of an ingestion, all together.
+
+        Passes over an item that was taken over by another worker meanwhile.
+        """
+        if not endings:
+            return
+        with self._database.session() as session:
+            waiting = IngestionItemState.PENDING
+            if any(ending.state is waiting for ending in endings) and _is_cancelled(
+                session, ingestion_id
+            ):
+                waiting = IngestionItemState.CANCELLED
+            _end(session, endings, waiting)
+            session.commit()
+
+    def renew(self, items: Sequence[StoredItem], lease: timedelta) -> None:
+        """The items are still in hand: their lease begins anew."""
+        if not items:
+            return
+        with self._database.session() as session:
+            session.execute(
                 update(IngestionItemRow)
-                .where(IngestionItemRow.id == waiting.scalar_subquery())
-                .values(
-                    state=IngestionItemState.RUNNING,
-                    attempts=IngestionItemRow.attempts + 1,
-                    lease_until=func.now() + lease,
+                .where(
+                    tuple_(IngestionItemRow.id, IngestionItemRow.attempts).in_(
+                        [(item.id, item.attempts) for item in items]
+                    ),
+                    IngestionItemRow.state == IngestionItemState.RUNNING,
                 )
-                .returning(IngestionItemRow)
-            ).one_or_none()
-            session.commit()
-            return None if row is None else _item(row)
-
-    def finish(self, item: StoredItem, analysis_id: uuid.UUID) -> None:
-        """The item is done."""
-        self._end(item, state=IngestionItemState.DONE, analysis_id=analysis_id)
-
-    def fail(self, item: StoredItem, code: str, message: str) -> None:
-        """The item failed for good."""
-        self._end(item, state=IngestionItemState.FAILED, error_code=code, error_message=message)
-
-    def put_back(self, item: StoredItem) -> None:
-        """The item may succeed later: it waits again, unless its ingestion was cancelled."""
-        with self._database.session() as session:
-            # Held until the item is put back, so that whoever cancels meanwhile finds it waiting.
-            cancelled = session.scalar(
-                select(IngestionRow.cancelled_at.is_not(None))
-                .join(IngestionItemRow, IngestionItemRow.ingestion_id == IngestionRow.id)
-                .where(IngestionItemRow.id == item.id)
-                .with_for_update(read=True, of=IngestionRow)
+                .values(lease_until=func.now() + lease)
             )
-            state = IngestionItemState.CANCELLED if cancelled else IngestionItemState.PENDING
-            session.execute(_ending(item, state=state))
             session.commit()
 
-    def unfinished(self, chunk: Chunk) -> int:
-        """How many of the chunk's items are waiting or in somebody's hands."""
+    def unfinished(self, chunk: Chunk) -> Unfinished:
+        moment = case(
+            (_pending(), func.coalesce(IngestionItemRow.not_before, func.now())),
+            else_=IngestionItemRow.lease_until,
+        )
+        statement = select(
+            func.count(),
+            func.count().filter(_suspected()),
+            func.extract("epoch", func.min(moment) - func.now()),
+        ).where(_in_chunk(chunk), IngestionItemRow.state.in_(UNFINISHED))
         with self._database.session() as session:
-            count = session.scalar(
-                select(func.count())
-                .select_from(IngestionItemRow)
-                .where(_in_chunk(chunk), IngestionItemRow.state.in_(UNFINISHED))
-            )
-        return count or 0
-
-    def _end(self, item: StoredItem, **values: Any) -> None:
-        with self._database.session() as session:
-            session.execute(_ending(item, **values))
-            session.commit()
+            count, suspected, next_in_s = session.execute(statement).one()
+        return Unfinished(count, suspected, max(0.0, float(next_in_s or 0.0)))
 
 
 def batches(items: Iterable[NewItem]) -> Iterator[list[NewItem]]:
@@ -598,16 +669,96 @@ def _chunks_of(ingestion: IngestionRow, ranges: Sequence[Any]) -> list[Chunk]:
     return [Chunk(ingestion.id, first, last, host) for first, last, _ in ranges]
 
 
-def _ending(item: StoredItem, **values: Any) -> Any:
-    return (
+def _take(
+    session: Session,
+    chunk: Chunk,
+    which: ColumnElement[bool],
+    lease: timedelta,
+    limit: int | None = None,
+) -> list[StoredItem]:
+    waiting = (
+        select(IngestionItemRow.id)
+        .where(_in_chunk(chunk), which)
+        .order_by(IngestionItemRow.row, IngestionItemRow.photo)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("waiting")  # Run once, whatever the plan: a plain subquery need not be.
+    )
+    taken = session.scalars(
+        update(IngestionItemRow)
+        .where(IngestionItemRow.id.in_(select(waiting.c.id)))
+        .values(
+            state=IngestionItemState.RUNNING,
+            attempts=IngestionItemRow.attempts + 1,
+            drops=IngestionItemRow.drops
+            + case((IngestionItemRow.state == IngestionItemState.RUNNING, 1), else_=0),
+            lease_until=func.now() + lease,
+            not_before=None,
+        )
+        .returning(IngestionItemRow)
+        .execution_options(synchronize_session=False)
+    )
+    return sorted((_item(row) for row in taken), key=lambda item: item.position)
+
+
+def _is_cancelled(session: Session, ingestion_id: uuid.UUID) -> bool:
+    """Holds until the end of the transaction: whoever cancels meanwhile finds what it put back."""
+    cancelled = session.scalar(
+        select(IngestionRow.cancelled_at.is_not(None))
+        .where(IngestionRow.id == ingestion_id)
+        .with_for_update(read=True)
+    )
+    return bool(cancelled)
+
+
+def _end(session: Session, endings: Sequence[Ending], waiting: IngestionItemState) -> None:
+    """One statement. waiting: the state of what is put back."""
+    # Rows that several workers write are locked in one order, so that none waits for the other.
+    content = [
+        {
+            "id": str(ending.item.id),
+            "attempts": ending.item.attempts,
+            "counted": int(ending.counted),
+            "state": str(waiting if ending.rest_s is not None else ending.state),
+            "analysis_id": None if ending.analysis_id is None else str(ending.analysis_id),
+            "error_code": ending.error_code,
+            "error_message": ending.error_message,
+            "rest_s": ending.rest_s or None,
+        }
+        for ending in sorted(endings, key=lambda ending: ending.item.id)
+    ]
+    ended = (
+        func.jsonb_to_recordset(literal(content, JSONB))
+        .table_valued(
+            column("id", Uuid),
+            column("attempts", Integer),
+            column("counted", Integer),
+            column("state", IngestionItemRow.state.type),
+            column("analysis_id", Uuid),
+            column("error_code", Text),
+            column("error_message", Text),
+            column("rest_s", Float),
+        )
+        .render_derived(name="ended", with_types=True)
+    )
+    session.execute(
         update(IngestionItemRow)
         .where(
-            IngestionItemRow.id == item.id,
+            IngestionItemRow.id == ended.c.id,
             # Not if the lease ran out and somebody else has begun the item since.
             IngestionItemRow.state == IngestionItemState.RUNNING,
-            IngestionItemRow.attempts == item.attempts,
+            IngestionItemRow.attempts == ended.c.attempts,
         )
-        .values(lease_until=None, **values)
+        .values(
+            state=ended.c.state,
+            attempts=IngestionItemRow.attempts - 1 + ended.c.counted,
+            analysis_id=ended.c.analysis_id,
+            error_code=ended.c.error_code,
+            error_message=ended.c.error_message,
+            not_before=func.now() + ended.c.rest_s * timedelta(seconds=1),
+            lease_until=None,
+        )
+        .execution_options(synchronize_session=False)
     )
 
 
@@ -622,14 +773,29 @@ def _in_chunk(chunk: Chunk) -> ColumnElement[bool]:
     )
 
 
-def _waiting() -> ColumnElement[bool]:
-    return or_(
-        IngestionItemRow.state == IngestionItemState.PENDING,
-        and_(
-            IngestionItemRow.state == IngestionItemState.RUNNING,
-            IngestionItemRow.lease_until < func.now(),
-        ),
+def _pending() -> ColumnElement[bool]:
+    return IngestionItemRow.state == IngestionItemState.PENDING
+
+
+def _due() -> ColumnElement[bool]:
+    not_before = IngestionItemRow.not_before
+    return and_(_pending(), or_(not_before.is_(None), not_before <= func.now()))
+
+
+def _dropped() -> ColumnElement[bool]:
+    """In the hands of a worker that let its lease run out."""
+    return and_(
+        IngestionItemRow.state == IngestionItemState.RUNNING,
+        IngestionItemRow.lease_until < func.now(),
     )
+
+
+def _waiting() -> ColumnElement[bool]:
+    return and_(_due(), IngestionItemRow.drops == 0)
+
+
+def _suspected() -> ColumnElement[bool]:
+    return or_(and_(_due(), IngestionItemRow.drops > 0), _dropped())
 
 
 def _position(row: Any, photo: Any) -> Position:
@@ -651,6 +817,7 @@ def _item(row: IngestionItemRow) -> StoredItem:
         hints=row.hints,
         state=row.state,
         attempts=row.attempts,
+        drops=row.drops,
         error_code=row.error_code,
         error_message=row.error_message,
         analysis_id=row.analysis_id,

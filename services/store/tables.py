@@ -38,11 +38,16 @@ EMBEDDING_LENGTH = 256
 
 
 def uuid7() -> uuid.UUID:
-    """A random id that sorts by creation time (RFC 9562, 5.7), so that indexes grow at one end."""
-    milliseconds = time.time_ns() // 1_000_000
-    noise = int.from_bytes(os.urandom(10))
-    value = (milliseconds << 80) | (0x7 << 76) | ((noise >> 62 & 0xFFF) << 64)
-    return uuid.UUID(int=value | (0b10 << 62) | (noise & (1 << 62) - 1))
+    """A random id that sorts by creation time (RFC 9562, 5.7), so that indexes grow at one end.
+
+    To a quarter of a microsecond (method 3 of 6.2): what one process makes is in order.
+    """
+    milliseconds, rest_ns = divmod(time.time_ns(), 1_000_000)
+    fraction = rest_ns * 0x1000 // 1_000_000
+    noise = int.from_bytes(os.urandom(8)) & (1 << 62) - 1
+    return uuid.UUID(
+        int=(milliseconds << 80) | (0x7 << 76) | (fraction << 64) | (0b10 << 62) | noise
+    )
 
 
 class Base(DeclarativeBase):
@@ -258,7 +263,8 @@ class IngestionItemRow(Base):
 
     row: place in the list, from 1; photo: place among the row's photos, from 1. url: null where the
     row names no photo, and the item failed with it. lease_until: a running item whose lease has
-    ended belongs to a worker that died, and may be taken by another.
+    ended belongs to a worker that died, and may be taken by another; drops: how often that was so.
+    not_before: a pending item is left alone until then, null for "at once".
     """
 
     __tablename__ = "ingestion_items"
@@ -303,6 +309,8 @@ class IngestionItemRow(Base):
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
+    drops: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    not_before: Mapped[datetime | None]
     lease_until: Mapped[datetime | None]
     analysis_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("analyses.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -404,7 +404,9 @@ def test_kill_9_at_any_moment_loses_nothing_and_stores_nothing_twice(
 ) -> None:
     folder = photo_folder(tmp_path / "photos", 150)
     arguments = [sys.executable, "-c", INGEST, str(folder)]
-    environment = {**os.environ, "VESTIARY_DATABASE_URL": database_url}
+    environment = {
+        **os.environ, "VESTIARY_DATABASE_URL": database_url, "VESTIARY_INGESTION_LEASE_S": "1"
+    }  # fmt: skip
     digest = source_digest(folder, DEFAULT_OPTIONS)
     moments = random.Random(0)
     for done in (1, 20, 40, 60, 80):
@@ -439,15 +441,13 @@ def test_kill_9_at_any_moment_loses_nothing_and_stores_nothing_twice(
 
 
 class TestCancel:
-    def test_waiting_items_are_cancelled_and_the_one_in_hand_is_ended(
+    def test_waiting_items_are_cancelled_and_those_in_hand_are_ended(
         self, container: Container, store: IngestionStore, tmp_path: Path
     ) -> None:
         stored = ingest(container, photo_folder(tmp_path / "photos", 5), ONLY_QUEUE)
-        chunk = ingestions.Chunk(stored.id, 1, 5)
-        item = store.begin_next(chunk, ingestions.START, timedelta(minutes=1))
-        assert item is not None
+        (item,) = store.begin(ingestions.Chunk(stored.id, 1, 1), timedelta(minutes=1))
         store.cancel(stored.id)
-        store.put_back(item)
+        store.end(stored.id, [ingestions.Ending.put_back(item)])
         after = store.get(stored.id)
         assert after is not None
         assert (after.cancelled, after.finished, states(after)) == (True, True, {"cancelled": 5})
@@ -469,6 +469,10 @@ class TestCancel:
 
 
 class TestChunks:
+    @pytest.fixture(autouse=True)
+    def _of_twenty(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ingestions, "CHUNK_ITEMS", 20)
+
     def test_a_rows_photos_stay_in_one_chunk_and_failed_rows_need_none(
         self, store: IngestionStore
     ) -> None:

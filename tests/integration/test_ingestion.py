@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -10,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -26,20 +28,23 @@ from sqlalchemy import text
 from services.api import ingestions as api_ingestions
 from services.api.app import create_app
 from services.bootstrap import Container
-from services.ingestion import tasks
+from services.ingestion import chunks, tasks, worker
+from services.ingestion.chunks import Bench, ChunkRun
 from services.ingestion.queue import IngestionQueue
-from services.ingestion.tasks import (
-    ChunkInterruptedError,
-    ChunkUnfinishedError,
-    ImageSource,
-    RetryPolicy,
-    ingest_item,
-)
+from services.ingestion.tasks import ChunkInterruptedError, ChunkUnfinishedError, RetryPolicy
 from services.ingestion.worker import run_worker
 from services.settings import Settings
 from services.store import ingestions
 from services.store.cursor import encode_cursor
-from services.store.ingestions import START, Chunk, IngestionStore, NewItem, Terms
+from services.store.ingestions import (
+    Chunk,
+    Ending,
+    IngestionStore,
+    NewItem,
+    StoredItem,
+    Terms,
+    Unfinished,
+)
 from services.store.records import IngestionItemState
 from services.store.session import Database
 from tests.fakes import fake_pipeline
@@ -49,6 +54,7 @@ from vision.errors import ErrorCode, PermanentError, TransientError
 ROOT = Path(__file__).resolve().parents[2]
 URL = "/v1/ingestions"
 MINUTE = timedelta(minutes=1)
+ENDED = timedelta(seconds=-1)
 TERMS = Terms(files=False, not_before=None)
 
 WORKER = """
@@ -156,10 +162,10 @@ def test_every_row_ends_done_or_failed_with_its_code(
 def test_finished_jobs_do_not_pile_up(
     client: FlaskClient, container: Container, photos: Callable[[int], str], database: Database
 ) -> None:
-    submit(client, [{"image_url": photos(1)}] * 45)
+    submit(client, [{"image_url": photos(1)}] * 130)
     jobs = text("SELECT count(*) FROM procrastinate_jobs WHERE task_name = 'ingest_chunk'")
     with database.session() as session:
-        assert session.scalar(jobs) == 3  # Chunks of 20, 20 and 5 rows.
+        assert session.scalar(jobs) == 3  # Chunks of 64, 64 and 2 rows.
     run_worker(container, until_empty=True)
     with database.session() as session:
         assert session.scalar(jobs) == 0
@@ -218,8 +224,13 @@ def test_a_bug_in_one_row_does_not_stop_the_others(
 
 
 def test_workers_in_several_processes_share_the_rows(
-    client: FlaskClient, photos: Callable[[int], str], database_url: str, httpserver: HTTPServer
+    client: FlaskClient,
+    photos: Callable[[int], str],
+    database_url: str,
+    httpserver: HTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(ingestions, "CHUNK_ITEMS", 5)
     location = submit(client, [{"image_url": photos(number)} for number in range(60)])
     environment = worker_environment(database_url, httpserver.port)
     workers = [
@@ -350,65 +361,118 @@ class TestQueue:
 
 class TestRows:
     def test_two_workers_never_get_the_same_row(self, store: IngestionStore) -> None:
-        chunk = new_ingestion(store, 20)
+        chunk = new_ingestion(store, 200)
         with ThreadPoolExecutor(5) as pool:
-            begun = list(pool.map(lambda _: store.begin_next(chunk, START, MINUTE), range(25)))
-        got = sorted(item.row for item in begun if item is not None)
-        assert got == list(range(1, len(got) + 1))
-        # Whoever found a row locked by another passed over it; what is left is still to be had.
-        while (item := store.begin_next(chunk, START, MINUTE)) is not None:
-            got.append(item.row)
-        assert sorted(got) == list(range(1, 21))
+            begun = list(pool.map(lambda _: store.begin(chunk, MINUTE), range(10)))
+        # Whoever found rows locked by another passed over them.
+        got = [item.row for items in begun for item in items]
+        assert sorted(got) == list(range(1, 201))
+        assert store.begin(chunk, MINUTE) == []
 
     def test_a_row_in_hand_is_taken_over_when_its_lease_ends(self, store: IngestionStore) -> None:
         chunk = new_ingestion(store, 1)
-        dead = store.begin_next(chunk, START, timedelta(seconds=-1))
-        assert dead is not None
-        taken = store.begin_next(chunk, START, MINUTE)
+        (dropped,) = store.begin(chunk, ENDED)
+        assert store.begin(chunk, MINUTE) == []
+        taken = store.begin_suspected(chunk, MINUTE)
         assert taken is not None
-        assert (taken.id, taken.attempts) == (dead.id, 2)
-        assert store.begin_next(chunk, START, MINUTE) is None
-        assert store.unfinished(chunk) == 1
+        assert (taken.id, taken.attempts, taken.drops) == (dropped.id, 2, 1)
+        assert store.begin_suspected(chunk, MINUTE) is None
+        assert store.unfinished(chunk).count == 1
         # The first worker was only slow: its late word does not count.
-        store.fail(dead, "source_timeout", "too late")
-        (item,) = store.items(chunk.ingestion_id, 10).items
-        assert item.state is IngestionItemState.RUNNING
+        store.end(chunk.ingestion_id, [Ending.failed(dropped, "source_timeout", "too late")])
+        store.renew([dropped], ENDED)
+        assert store.begin_suspected(chunk, MINUTE) is None
+        assert only_item(store, chunk).state is IngestionItemState.RUNNING
+
+    def test_what_a_worker_let_drop_is_taken_up_one_by_one(self, store: IngestionStore) -> None:
+        chunk = new_ingestion(store, 3)
+        store.begin(chunk, ENDED)
+        assert store.unfinished(chunk) == Unfinished(3, suspected=3, next_in_s=0)
+        suspects = [store.begin_suspected(chunk, MINUTE) for _ in range(4)]
+        assert [item and item.row for item in suspects] == [1, 2, 3, None]
+        # Tried again for another reason, it is a suspect still.
+        assert suspects[0] is not None
+        store.end(chunk.ingestion_id, [Ending.put_back(suspects[0])])
+        assert store.begin(chunk, MINUTE) == []
+        assert store.unfinished(chunk).suspected == 1
+
+    def test_a_row_rests_before_it_is_tried_again(self, store: IngestionStore) -> None:
+        chunk = new_ingestion(store, 2)
+        first, second = store.begin(chunk, MINUTE)
+        store.end(chunk.ingestion_id, [Ending.put_back(first, 30), Ending.released(second, 20)])
+        assert store.begin(chunk, MINUTE) == []
+        left = store.unfinished(chunk)
+        assert (left.count, left.suspected) == (2, 0)
+        assert 19 < left.next_in_s <= 20
+        items = store.items(chunk.ingestion_id, 10).items
+        assert [(item.state, item.attempts) for item in items] == [
+            (IngestionItemState.PENDING, 1),
+            (IngestionItemState.PENDING, 0),
+        ]
+        store.cancel(chunk.ingestion_id)
+        assert store.unfinished(chunk).count == 0
 
     def test_a_row_that_takes_its_worker_down_is_given_up(
         self, store: IngestionStore, container: Container
     ) -> None:
         chunk = new_ingestion(store, 1)
-        for _ in range(RetryPolicy().attempts):
-            assert store.begin_next(chunk, START, timedelta(seconds=-1)) is not None
-        item = store.begin_next(chunk, START, MINUTE)
-        assert item is not None
-        ingest_item(container, store, item, ImageSource(container, None), TERMS)
-        (item,) = store.items(chunk.ingestion_id, 10).items
+        store.begin(chunk, ENDED)
+        for _ in range(RetryPolicy().attempts - 1):
+            assert store.begin_suspected(chunk, ENDED) is not None
+        assert run_chunk(container, chunk).count == 0
+        item = only_item(store, chunk)
         assert (item.state, item.error_code) == (IngestionItemState.FAILED, "model_unavailable")
 
     def test_rows_of_another_chunk_are_left_alone(self, store: IngestionStore) -> None:
         chunk = new_ingestion(store, 3)
         middle = Chunk(chunk.ingestion_id, 2, 2)
-        item = store.begin_next(middle, START, MINUTE)
-        assert item is not None
-        assert item.row == 2
-        assert store.begin_next(middle, START, MINUTE) is None
-        assert store.unfinished(middle) == 1
-        assert store.unfinished(chunk) == 3
+        assert [item.row for item in store.begin(middle, MINUTE)] == [2]
+        assert store.begin(middle, MINUTE) == []
+        assert store.unfinished(middle).count == 1
+        assert store.unfinished(chunk).count == 3
 
     def test_a_store_that_is_away_is_not_the_rows_fault(
         self, store: IngestionStore, container: Container, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(_url: str) -> None:
+        def fail(*_arguments: object) -> None:
             raise TransientError(ErrorCode.STORE_UNAVAILABLE, "away")
 
-        monkeypatch.setattr(container.fetcher, "fetch", fail)
+        monkeypatch.setattr(chunks, "STORE_RESTS_S", (1000,))
+        monkeypatch.setattr(container.recorder, "record_many", fail)
+        monkeypatch.setattr(container.fetcher, "fetch", lambda _url: picture())
         chunk = new_ingestion(store, 1)
-        item = store.begin_next(chunk, START, MINUTE)
-        assert item is not None
         with pytest.raises(TransientError):
-            ingest_item(container, store, item, ImageSource(container, None), TERMS)
-        assert store.unfinished(chunk) == 1
+            run_chunk(container, chunk)
+        assert store.unfinished(chunk).count == 1
+
+    def test_a_store_that_comes_back_costs_nothing(
+        self, store: IngestionStore, container: Container, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        record, away = container.recorder.record_many, [1, 2]
+
+        def record_later(*arguments: Any) -> Any:
+            if away.pop():
+                raise TransientError(ErrorCode.STORE_UNAVAILABLE, "away")
+            return record(*arguments)
+
+        away.insert(0, 0)
+        monkeypatch.setattr(chunks, "STORE_RESTS_S", (0.01,))
+        monkeypatch.setattr(container.recorder, "record_many", record_later)
+        monkeypatch.setattr(container.fetcher, "fetch", lambda _url: picture())
+        chunk = new_ingestion(store, 1)
+        assert run_chunk(container, chunk).count == 0
+        item = only_item(store, chunk)
+        assert (item.state, item.attempts) == (IngestionItemState.DONE, 1)
+
+
+def run_chunk(container: Container, chunk: Chunk) -> Unfinished:
+    with contextlib.closing(Bench.of(container)) as bench:
+        return ChunkRun(bench, chunk, TERMS, RetryPolicy(), lambda: False).run()
+
+
+def only_item(store: IngestionStore, chunk: Chunk) -> StoredItem:
+    (item,) = store.items(chunk.ingestion_id, 10).items
+    return item
 
 
 class TestApi:
@@ -420,9 +484,8 @@ class TestApi:
 
     def test_pages_and_states_of_rows(self, client: FlaskClient, store: IngestionStore) -> None:
         chunk = new_ingestion(store, 5)
-        item = store.begin_next(chunk, START, MINUTE)
-        assert item is not None
-        store.fail(item, "source_status", "404")
+        item, *_ = store.begin(chunk, MINUTE)
+        store.end(chunk.ingestion_id, [Ending.failed(item, "source_status", "404")])
         items = f"{URL}/{chunk.ingestion_id}/items"
         first = client.get(items, query_string={"limit": 3}).json
         rest = client.get(items, query_string={"limit": 3, "cursor": first["next_cursor"]}).json
@@ -503,28 +566,31 @@ class TestApi:
         assert client.get(location).json == answer.json
         assert client.delete(location).json == answer.json
 
-    def test_a_running_chunk_stops_within_one_row(
+    def test_a_running_ingestion_stops_within_two_chunks(
         self,
         client: FlaskClient,
         container: Container,
         photos: Callable[[int], str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setattr(ingestions, "CHUNK_ITEMS", 4)
+        monkeypatch.setattr(worker, "CONCURRENCY", 2)
         location = submit(client, [{"image_url": photos(number)} for number in range(20)])
         fetch = container.fetcher.fetch
-        fetched: list[str] = []
+        cancelled = threading.Event()
 
-        def fetch_and_cancel(url: str) -> Any:
-            fetched.append(url)
-            if len(fetched) == 3:
+        def cancel_and_fetch(url: str) -> Any:
+            if not cancelled.is_set():
+                cancelled.set()
                 client.delete(location)
             return fetch(url)
 
-        monkeypatch.setattr(container.fetcher, "fetch", fetch_and_cancel)
+        monkeypatch.setattr(container.fetcher, "fetch", cancel_and_fetch)
         run_worker(container, until_empty=True)
         after = client.get(location).json
-        assert (len(fetched), after["state"]) == (3, "cancelled")
-        assert (after["counts"]["done"], after["counts"]["cancelled"]) == (3, 17)
+        counts = after["counts"]
+        assert (after["state"], counts["done"] + counts["cancelled"]) == ("cancelled", 20)
+        assert 4 <= counts["done"] <= 8
 
     def test_retrying_what_failed(
         self, client: FlaskClient, container: Container, httpserver: HTTPServer
@@ -568,10 +634,8 @@ class TestQueueMetrics:
         self, client: FlaskClient, store: IngestionStore, database: Database
     ) -> None:
         chunk = new_ingestion(store, 4)
-        first, second = (store.begin_next(chunk, START, MINUTE) for _ in range(2))
-        assert first is not None
-        assert second is not None
-        store.fail(second, "source_status", "404")
+        first, second = store.begin(Chunk(chunk.ingestion_id, 1, 2), MINUTE)
+        store.end(chunk.ingestion_id, [Ending.failed(second, "source_status", "404")])
         with database.session() as session:
             session.execute(
                 text("UPDATE ingestion_items SET updated_at = now() - interval '1 hour'")
@@ -582,7 +646,7 @@ class TestQueueMetrics:
         assert values['vestiary_ingestion_items{state="running"}'] == 1
         assert 3600 <= values["vestiary_ingestion_oldest_wait_seconds"] < 3660
         store.cancel(chunk.ingestion_id)
-        store.fail(first, "source_status", "404")
+        store.end(chunk.ingestion_id, [Ending.failed(first, "source_status", "404")])
         assert set(queue_metrics(client).values()) == {0}
 
     def test_a_store_that_is_away_leaves_the_counts(self, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from services.store.analyses import AnalysisFilter, AnalysisStore, ImageFile
+from services.store.analyses import AnalysisFilter, AnalysisKey, AnalysisStore, ImageFile
 from services.store.records import StoredAnalysis
 from services.store.session import Database, driver_url
 from services.store.tables import uuid7
@@ -153,7 +153,7 @@ def test_the_unique_constraint_has_the_last_word(
     first = save(analyses, a_report(), key="key")
     # Somebody who holds no claim on this pair, such as an older release with another lock.
     with analyses.claim("unrelated", "unrelated") as claim:
-        claim._image_sha256, claim._models_key = "a" * 64, "key"
+        claim._key = AnalysisKey("a" * 64, "key")
         second, created = claim.save(a_report(), ImageFile("a" * 64, 1234, "png"), {})
     assert (second.id, created) == (first.id, False)
     with database.session() as session:
