@@ -82,13 +82,26 @@ def evaluate_command(
     split: Annotated[
         str, typer.Option(help="train, validation, calibration, test, t10k or all.")
     ] = "all",
+    given: Annotated[
+        list[str] | None,
+        typer.Option(help="An attribute whose right label each photo's answer is told as a hint."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="A folder in which to write an HTML page about it all.")
+    ] = None,
     weights_dir: WeightsDir = WEIGHTS_DIR,
     threads: Threads = 0,
 ) -> None:
     """Print accuracy, calibration and coverage as one JSON object."""
-    from classification.evaluate import evaluate
+    from classification.evaluate import figures, measure
 
-    typer.echo(json.dumps(evaluate(_open(model, weights_dir), data, split, threads)))
+    evaluation = measure(_open(model, weights_dir), data, split, threads, given or ())
+    content = figures(evaluation)
+    if report is not None:
+        from classification.report import write_report
+
+        typer.echo(f"report: {write_report(evaluation, content, report)}", err=True)
+    typer.echo(json.dumps(content))
 
 
 @app.command("train")
@@ -135,7 +148,7 @@ def export_command(
     import keras
 
     keras.config.set_image_data_format("channels_first")
-    from classification.evaluate import evaluate
+    from classification.evaluate import brief, evaluate
     from classification.export import export
     from classification.train import WEIGHTS
 
@@ -150,9 +163,7 @@ def export_command(
     bundle = export(settings, weights, datasets, folder, command, precision)
     metrics = {}
     for dataset, path in zip(datasets, paths, strict=True):
-        figures = evaluate(bundle, path, "test")
-        figures["skipped"] = figures["skipped"]["count"]
-        metrics[f"{dataset.layout}_test"] = figures
+        metrics[f"{dataset.layout}_test"] = brief(evaluate(bundle, path, "test"))
     update_metrics(folder, "classification", metrics)
     typer.echo(json.dumps({"bundle": str(folder), "parity": dict(bundle.parity)}))
 
