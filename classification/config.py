@@ -45,6 +45,8 @@ class TrainConfig:
     accuracy (https://arxiv.org/abs/2104.00298). heads: attribute → weight of its loss.
     photos_per_batch: layout of a data set → how many of its photos are in every batch; the first
     one is what epochs are counted in.
+    teacher: bundle whose answers are learnt besides the labels, and teacher_share how much of the
+    target they are (see `distil`).
     precision: what the network computes in, `float32` or `bfloat16`; its weights are float32.
     epochs: passes over the first data set, parts of one too. rounds_per_epoch: how often an epoch
     is checkpointed.
@@ -59,6 +61,8 @@ class TrainConfig:
     first_hw: tuple[int, int] = (128, 96)
     first_share: float = 0.0
     pretrained: bool = False
+    teacher: str | None = None
+    teacher_share: float = 0.5
     precision: str = "float32"
     start_from: str | None = None
     photos_per_batch: Mapping[str, int] = field(default_factory=lambda: {PRODUCTS: 64})
@@ -81,6 +85,8 @@ class TrainConfig:
         _check_known("precision", [self.precision], PRECISIONS)
         if not self.heads:
             raise _invalid("heads is empty")
+        if not 0.0 <= self.teacher_share <= 1.0:
+            raise _invalid(f"teacher_share must be in [0, 1], not {self.teacher_share}")
         if not 0.0 <= self.first_share < 1.0:
             raise _invalid(f"first_share must be in [0, 1), not {self.first_share}")
         if not self.photos_per_batch or min(self.photos_per_batch.values()) < 1:

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,13 @@ from classification.datasets import (
     Targets,
     encode,
 )
+from classification.distil import teach
 from classification.fashion_mnist import FashionMnist
 from classification.heads import head_of
 from classification.network import build_network, load_pretrained
+from classification.predictor import AttributeClassifier
 from classification.preprocess import letterbox, normalise
+from vision.bundle import open_bundle, resolve
 from vision.errors import ErrorCode, PermanentError
 from vision.taxonomy import Taxonomy, load_taxonomy
 
@@ -233,6 +236,21 @@ class AcceptedLabelsLoss(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("vestiary")
+class SoftTargetsLoss(keras.losses.Loss):
+    """Cross-entropy with targets that are probabilities. y_true: (B, C). y_pred: (B, C) logits."""
+
+    def __init__(self, name: str = "soft_targets") -> None:
+        super().__init__(name=name)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        log_p = ops.log_softmax(ops.cast(y_pred, "float32"), axis=-1)
+        return -ops.sum(ops.cast(y_true, "float32") * log_p, axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+@keras.saving.register_keras_serializable("vestiary")
 class AcceptedAccuracy(keras.metrics.Metric):
     """Share of labelled rows whose highest logit is an accepted label."""
 
@@ -279,7 +297,8 @@ def compile_network(network: keras.Model, config: TrainConfig, steps: int) -> No
         ema_momentum=config.ema,
     )
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    loss = AcceptedLabelsLoss(config.label_smoothing)
+    soft = config.teacher is not None
+    loss = SoftTargetsLoss() if soft else AcceptedLabelsLoss(config.label_smoothing)
     network.compile(
         optimizer=optimizer,
         loss=dict.fromkeys(config.heads, loss),
@@ -462,10 +481,21 @@ def _load_sources(
             _report_skipped(f"{layout}/{split}", broken)
             LOGGER.info("%s/%s: %d photos", layout, split, len(source))
             if split == "train":
-                sources.append((source, count))
+                sources.append((_taught(source, config), count))
             elif len(source):
                 validation[layout] = PlainBatches(source, config.input_hw)
     return sources, validation
+
+
+def _taught(source: Source, config: TrainConfig) -> Source:
+    """The source with the teacher's answers in its targets, where the config names a teacher."""
+    if config.teacher is None:
+        return source
+    bundle = open_bundle(resolve(config.teacher, "classification"), "classification")
+    teacher = AttributeClassifier(bundle, config.threads)
+    LOGGER.info("asking %s about %d photos", config.teacher, len(source))
+    accepted = teach(teacher, list(source.images), source.accepted, config.teacher_share)
+    return replace(source, accepted=accepted)
 
 
 def _report_skipped(where: str, skipped: Sequence[Skipped]) -> None:

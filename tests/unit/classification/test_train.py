@@ -24,6 +24,7 @@ from classification.train import (  # noqa: E402
     Batches,
     OneCycle,
     PlainBatches,
+    SoftTargetsLoss,
     Source,
     load_source,
     phases,
@@ -169,7 +170,11 @@ def test_home_photos_that_are_wanted_must_be_given(tmp_path: Path) -> None:
     dataset = open_dataset(write_folder(tmp_path, {"styles.csv": STYLES.encode(), **files}))
 
     with pytest.raises(PermanentError, match="trains on home_photos; none are given"):
-        training.train(replace(CONFIG, photos_per_batch={"products": 2, "home_photos": 2}), [dataset], tmp_path / "run")
+        training.train(
+            replace(CONFIG, photos_per_batch={"products": 2, "home_photos": 2}),
+            [dataset],
+            tmp_path / "run",
+        )
 
 
 def test_another_configs_run_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -198,3 +203,11 @@ def test_a_warm_restart_takes_the_weights_and_not_the_optimisers_steps(tmp_path:
 def test_a_warm_restart_needs_the_finished_run(tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match="finish that run first"):
         training._network(replace(CONFIG, start_from="first"), tmp_path / "second", steps=10)
+
+
+def test_soft_targets_are_met_by_cross_entropy() -> None:
+    logits = np.log(np.array([[0.5, 0.25, 0.25]], np.float32)) + 3
+
+    # .8·(-ln .5) + .2·(-ln .25) = .55452 + .27726
+    targets = np.array([[0.8, 0.2, 0.0]], np.float32)
+    assert float(SoftTargetsLoss()(targets, logits)) == pytest.approx(0.83178, abs=1e-4)
