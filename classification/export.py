@@ -98,41 +98,76 @@ def export(
     network, folded = load_networks(config, labels, weights)
     photos = training_photos(datasets)
     embedding = fit_embedding(folded, photos, form, config.embedding)
+    folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as work:
-        exact, served = Path(work), folder
+        exact = Path(work)
         export_graph(served_network(folded, *embedding), form.shape, exact / GRAPH)
-        network = served_network(network, *embedding)
-        parity = measure_parity(network, exact / GRAPH, parity_inputs(photos, form))
+        inputs = parity_inputs(photos, form)
+        parity = measure_parity(served_network(network, *embedding), exact / GRAPH, inputs)
         if not parity.holds:
             raise ValueError(f"the exported graph differs from its network: {parity}")
-
-        def write(
-            folder: Path, output: Mapping[str, Any], quantised: Mapping[str, Any] | None = None
-        ) -> Bundle:
-            return write_bundle(
-                folder,
-                "classification",
-                architecture=f"{config.backbone}, softmax heads on pooled features (Keras)",
-                labels=labels_metadata(labels, taxonomy),
-                input=form.as_metadata(),
-                output={"embedding": embedding[0].shape[1], **output},
-                metrics={},
-                data=cited(config, datasets),
-                licence="Apache-2.0",
-                command=command,
-                parity=parity_metadata(parity) | ({"quantised": quantised} if quantised else {}),
-            )
-
-        folder.mkdir(parents=True, exist_ok=True)
-        chosen = evenly(photos, CALIBRATION_PHOTOS)
-        quantise.convert(exact / GRAPH, served / GRAPH, precision, batch_of(chosen, form))
-        output = calibrated(write(served, uncalibrated(labels)), datasets[0], taxonomy)
+        draft = Draft(
+            architecture=f"{config.backbone}, softmax heads on pooled features (Keras)",
+            labels=labels_metadata(labels, taxonomy),
+            form=form,
+            embedding=embedding[0].shape[1],
+            data=cited(config, datasets),
+            command=command,
+            parity=parity,
+        )
+        calibration = batch_of(evenly(photos, CALIBRATION_PHOTOS), form)
+        quantise.convert(exact / GRAPH, folder / GRAPH, precision, calibration)
+        output = calibrated(draft.write(folder, uncalibrated(labels)), datasets[0], taxonomy)
+        served = draft.write(folder, output)
         if precision == FP32:
-            return write(served, output)
-        accuracy = quantise.compare(write(exact, output), write(served, output), datasets)
-        LOGGER.info("accuracy in float32 and %s: %s", precision, accuracy)
-        quantised = quantise.quantised_metadata(precision, served / GRAPH, accuracy)
-        return write(served, output, quantised)
+            return served
+        accuracy = quantise.compare(draft.write(exact, output), served, datasets)
+    LOGGER.info("accuracy in float32 and %s: %s", precision, accuracy)
+    quantised = quantise.quantised_metadata(precision, folder / GRAPH, accuracy)
+    return draft.write(folder, output, quantised)
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """What is known of a bundle before its answers are calibrated. embedding: its length."""
+
+    architecture: str
+    labels: Mapping[str, Any]
+    form: InputForm
+    embedding: int
+    data: Sequence[citations.Citation]
+    command: str
+    parity: Parity
+
+    def write(
+        self,
+        folder: Path,
+        output: Mapping[str, Any],
+        quantised: Mapping[str, Any] | None = None,
+    ) -> Bundle:
+        """Write the metadata beside the graph that lies in `folder`. output: as `calibrate` fits
+        it. quantised: as in `quantise.quantised_metadata`, None for float32.
+        """
+        parity = {
+            "against": "Keras network, torch backend, float32",
+            "inputs": 2 * PARITY_PHOTOS,
+            "tolerance": TOLERANCE,
+            "logits_difference": self.parity.logits,
+            "embedding_difference": self.parity.embedding,
+        }
+        return write_bundle(
+            folder,
+            "classification",
+            architecture=self.architecture,
+            labels=self.labels,
+            input=self.form.as_metadata(),
+            output={"embedding": self.embedding, **output},
+            metrics={},
+            data=self.data,
+            licence="Apache-2.0",
+            command=self.command,
+            parity=parity if quantised is None else {**parity, "quantised": dict(quantised)},
+        )
 
 
 def load_networks(
@@ -279,17 +314,6 @@ def measure_parity(served: keras.Model, path: Path, inputs: NDArray[np.float32])
     }
     embedding = difference.pop(EMBEDDING)
     return Parity(logits=max(difference.values()), embedding=embedding)
-
-
-def parity_metadata(parity: Parity) -> dict[str, Any]:
-    """The `parity` of a bundle."""
-    return {
-        "against": "Keras network, torch backend, float32",
-        "inputs": 2 * PARITY_PHOTOS,
-        "tolerance": TOLERANCE,
-        "logits_difference": parity.logits,
-        "embedding_difference": parity.embedding,
-    }
 
 
 def cited(config: TrainConfig, datasets: Sequence[Photos]) -> list[citations.Citation]:
