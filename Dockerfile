@@ -1,10 +1,11 @@
 # syntax=docker/dockerfile:1
-# Two targets: `serve` (default) answers requests, `train` has the frameworks as well.
+# Three targets: `serve` (default) answers requests, `train` has the frameworks as well, and
+# `pgbouncer` stands between many workers and one Postgres.
 
 FROM python:3.11-slim AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /srv/vestiary
-RUN useradd --create-home --home-dir /var/lib/vestiary vestiary
+RUN useradd --uid 1000 --create-home --home-dir /var/lib/vestiary vestiary
 COPY pyproject.toml constraints.txt README.md LICENSE alembic.ini ./
 COPY vision vision
 COPY training training
@@ -27,6 +28,15 @@ COPY weights weights
 USER vestiary
 ENTRYPOINT ["python", "-m"]
 CMD ["detection", "--help"]
+
+FROM debian:trixie-slim AS pgbouncer
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends pgbouncer \
+    && rm -rf /var/lib/apt/lists/* /etc/pgbouncer/*
+COPY deploy/pgbouncer/pgbouncer.ini /etc/pgbouncer/pgbouncer.ini
+USER 65534:65534
+EXPOSE 6432
+ENTRYPOINT ["pgbouncer", "/etc/pgbouncer/pgbouncer.ini"]
 
 FROM base AS serve
 RUN pip install --constraint constraints.txt --editable .

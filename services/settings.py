@@ -49,6 +49,8 @@ class Settings(BaseSettings):
 
     # Ingesting. A worker from which nothing was heard for so long has died.
     ingestion_lease_s: float = Field(default=30.0, gt=0)
+    # Where a worker tells Prometheus what it does; None: nowhere.
+    worker_metrics_port: int | None = Field(default=None, ge=1, le=65535)
 
     # Decoding.
     image_max_pixels: int = Field(default=50_000_000, gt=0)
