@@ -1,26 +1,31 @@
-"""`python -m classification train | evaluate | predict | export`."""
+"""`python -m classification train | evaluate | predict | export | import`."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from classification import fashion_mnist
 from classification.config import load_config
 from classification.datasets import open_dataset
 from classification.photos import as_photo, open_photos
 from classification.predictor import MAX_BATCH, AttributeClassifier
+from vision.archive import image_names, open_archive
 from vision.bundle import WEIGHTS_DIR, Bundle, open_bundle, resolve, update_metrics
 from vision.errors import ErrorCode, PermanentError, VestiaryError
 from vision.garments import Crop, Labels
-from vision.image import RgbImage
+from vision.image import EncodedImage, RgbImage, decode
 from vision.predictions import write_predictions
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -104,6 +109,31 @@ def evaluate_command(
     typer.echo(json.dumps(content))
 
 
+@app.command("calibrate")
+def calibrate_command(
+    model: Model = "default",
+    products: Products = None,
+    home_photos: HomePhotos = None,
+    street_photos: StreetPhotos = None,
+    fashion_mnist_files: FashionMnistFiles = None,
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+    threads: Threads = 0,
+) -> None:
+    """Fit a bundle's temperatures, thresholds and hints anew, and print them.
+
+    They are fitted on the first data set given; the figures are those of `test` of all.
+    """
+    from classification.recalibrate import recalibrate
+
+    paths = _given(products, home_photos, street_photos, fashion_mnist_files)
+    if not paths:
+        raise PermanentError(ErrorCode.VALIDATION_ERROR, "name a data set to calibrate on")
+    bundle = recalibrate(_open(model, weights_dir), open_photos(paths[0]), threads)
+    _write_figures(bundle, paths)
+    fitted = {name: bundle.output[name] for name in ("temperatures", "thresholds")}
+    typer.echo(json.dumps({"bundle": str(bundle.path), "version": bundle.version, **fitted}))
+
+
 @app.command("train")
 def train_command(
     config: ConfigFile,
@@ -148,7 +178,6 @@ def export_command(
     import keras
 
     keras.config.set_image_data_format("channels_first")
-    from classification.evaluate import brief, evaluate
     from classification.export import export
     from classification.train import WEIGHTS
 
@@ -161,11 +190,93 @@ def export_command(
     command = f"python -m classification train --config configs/classification/{config.name}"
     weights = runs_dir / settings.name / WEIGHTS
     bundle = export(settings, weights, datasets, folder, command, precision)
-    metrics = {}
-    for dataset, path in zip(datasets, paths, strict=True):
-        metrics[f"{dataset.layout}_test"] = brief(evaluate(bundle, path, "test"))
-    update_metrics(folder, "classification", metrics)
+    _write_figures(bundle, paths)
     typer.echo(json.dumps({"bundle": str(folder), "parity": dict(bundle.parity)}))
+
+
+def _write_figures(bundle: Bundle, data: Sequence[Path]) -> None:
+    """Measure a bundle on `test` of each data set, and put the figures into its metadata."""
+    from classification.evaluate import brief, evaluate
+
+    figures = [brief(evaluate(bundle, path, "test")) for path in data]
+    metrics = {f"{entry['layout']}_test": entry for entry in figures}
+    update_metrics(bundle.path, "classification", metrics)
+
+
+@app.command("import")
+def import_command(
+    weights: Annotated[
+        Path, typer.Option(help="A Keras .h5 or .keras file, a .pth or a .safetensors file.")
+    ],
+    labels: Annotated[
+        Path, typer.Option(help="Its labels: a line each, or JSON: a list, or {head: list}.")
+    ],
+    architecture: Annotated[
+        str,
+        typer.Option(help="vgg19, vgg19_bn, convnext_tiny, resnet18, resnet34 or resnet50."),
+    ],
+    input_size: Annotated[str, typer.Option("--input", help="Height x width, as 80x60.")],
+    name: Annotated[str, typer.Option(help="The bundle's folder.")],
+    head: Annotated[
+        str | None, typer.Option(help="What the labels answer, where they do not tell.")
+    ] = None,
+    scaling: Annotated[
+        str | None,
+        typer.Option(
+            help="What its pixels were scaled to: unit [0, 1], signed [-1, 1], imagenet or caffe; "
+            "unless given unit for Keras files, imagenet for others.",
+        ),
+    ] = None,
+    padding: Annotated[
+        str, typer.Option(help="none: photos are stretched; white: padded to the input's shape.")
+    ] = "none",
+    precision: Precision = "fp32",
+    photos: Annotated[
+        Path | None, typer.Option(help="For int8: a folder or zip of photos to calibrate on.")
+    ] = None,
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+) -> None:
+    """Make a bundle of weights that were trained elsewhere. No code in them is run."""
+    from classification.importing import ImportOptions, import_weights
+
+    options = ImportOptions(
+        architecture, _size(input_size), head, scaling, padding=padding, precision=precision
+    )
+    command = (
+        f"python -m classification import --weights {weights.name} --labels {labels.name} "
+        f"--architecture {architecture} --input {input_size} --name {name} --padding {padding} "
+        f"--precision {precision}"
+        + (f" --head {head}" if head else "")
+        + (f" --scaling {scaling}" if scaling else "")
+    )
+    some = [] if photos is None else _some_photos(photos)
+    bundle = import_weights(weights, labels, options, weights_dir / name, command, some)
+    typer.echo(json.dumps({"bundle": str(bundle.path), "parity": dict(bundle.parity)}))
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
+    if found is None:
+        raise PermanentError(
+            ErrorCode.VALIDATION_ERROR, f"--input is height x width, as 80x60, not {text!r}"
+        )
+    return int(found[1]), int(found[2])
+
+
+def _some_photos(path: Path) -> list[NDArray[np.uint8]]:
+    """Up to as many photos as int8 is calibrated on, evenly spread over a folder or zip."""
+    from classification.quantise import CALIBRATION_PHOTOS
+
+    with contextlib.closing(open_archive(path)) as archive:
+        names = image_names(archive)
+        chosen = names[:: max(1, -(-len(names) // CALIBRATION_PHOTOS))]
+        photos = []
+        for name in chosen:
+            try:
+                photos.append(decode(EncodedImage(archive.read(name))).pixels)
+            except PermanentError as error:
+                logging.warning("skipped %s: %s", name, error.message)
+        return photos
 
 
 def _given(*paths: Path | None) -> list[Path]:

@@ -49,7 +49,8 @@ def calibrate(
 
 
 def fit_temperatures(decoder: Decoder, logits: Logits, accepted: Accepted) -> dict[str, float]:
-    """Head → the temperature with the least negative log-likelihood, for all of the decoder's.
+    """Head → the temperature with the least negative log-likelihood, for all of the decoder's; 1
+    where nobody labelled the head.
 
     logits: head → (N, C). accepted: head → (N, C), 1 where a label is a right answer, a row of
     zeros where nobody labelled it. The tree's levels are fitted from the root down, since the
@@ -58,9 +59,12 @@ def fit_temperatures(decoder: Decoder, logits: Logits, accepted: Accepted) -> di
     temperatures = dict.fromkeys(decoder.labels, 1.0)
     tree = TREE_LEVELS if decoder.parents else ()
     for head in (*(head for head in decoder.labels if head not in tree), *tree):
+        if not accepted[head].any():
+            continue
+        alone = decoder.only(tree if head in tree else (head,))
 
-        def loss(temperature: float, head: str = head) -> float:
-            trial = replace(decoder, temperatures=temperatures | {head: temperature})
+        def loss(temperature: float, head: str = head, alone: Decoder = alone) -> float:
+            trial = replace(alone, temperatures=temperatures | {head: temperature})
             return negative_log_likelihood(trial.probabilities(logits)[head], accepted[head])
 
         temperatures[head] = minimise(loss)

@@ -185,7 +185,7 @@ def answer(
     see `Answers`.
     """
     taxonomy = load_taxonomy()
-    accepted = {head: _accepted(samples, head, taxonomy) for head in decoder.labels}
+    accepted = {head: accepted_labels(samples, head, taxonomy) for head in decoder.labels}
     hints = [
         {head: accepted[head][row][0] for head in given if len(accepted[head][row]) == 1}
         for row in range(len(samples))
@@ -211,11 +211,21 @@ def answer(
             p,
             p.argmax(axis=1),
             groups,
-            _accepted(samples, COLOUR_GROUP, taxonomy),
+            accepted_labels(samples, COLOUR_GROUP, taxonomy),
             own,
             decoder.thresholds["base_colour"],
         )
     return Answers(tuple(samples), heads)
+
+
+def accepted_labels(
+    samples: Sequence[Sample], head: str, taxonomy: Taxonomy
+) -> tuple[tuple[str, ...], ...]:
+    """The right labels of each sample; none for a head that no data set labels."""
+    if head not in known_heads():
+        return ((),) * len(samples)
+    known = head_of(head, taxonomy)
+    return tuple(known.accepted(sample.accepted) for sample in samples)
 
 
 def skipped_summary(skipped: Sequence[Skipped]) -> dict[str, Any]:
@@ -253,16 +263,6 @@ def _answers_of(
         threshold=threshold,
         coarse=own is not None,
     )
-
-
-def _accepted(
-    samples: Sequence[Sample], head: str, taxonomy: Taxonomy
-) -> tuple[tuple[str, ...], ...]:
-    """The right labels of each sample; none for a head that no data set labels."""
-    if head not in known_heads():
-        return ((),) * len(samples)
-    known = head_of(head, taxonomy)
-    return tuple(known.accepted(sample.accepted) for sample in samples)
 
 
 def _decided_by(given: Sequence[str], decoder: Decoder) -> set[str]:

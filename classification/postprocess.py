@@ -14,7 +14,7 @@ Glossary: N crops, C labels of a head, A article types, S subcategories, P label
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -48,6 +48,15 @@ class Decoder:
     temperatures: Mapping[str, float]
     thresholds: Mapping[str, float]
     evidence: Mapping[str, Mapping[str, NDArray[np.float64]]] = field(default_factory=dict)
+
+    def only(self, heads: Sequence[str]) -> Decoder:
+        """The decoder of these heads; of the tree all of its levels, or no head is in it."""
+        inside = all(level in heads for level in self.parents)
+        return replace(
+            self,
+            labels={head: self.labels[head] for head in heads},
+            parents=self.parents if inside else {},
+        )
 
     def probabilities(
         self,

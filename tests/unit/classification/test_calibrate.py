@@ -48,7 +48,7 @@ def test_temperatures_recover_what_overconfidence_multiplied():
     # best temperature of a head outside the tree is 3.
     rng = np.random.default_rng(0)
     labels = {name: tuple(entry) for name, entry in LABELS.items()}
-    true = {name: rng.normal(0, 1.5, (4000, len(v))) for name, v in labels.items()}
+    true = {name: rng.normal(0, 1.5, (2000, len(v))) for name, v in labels.items()}
     accepted = {}
     for name, logits in true.items():
         drawn = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
@@ -78,6 +78,15 @@ def test_a_network_without_the_tree_has_a_temperature_a_head():
     temperatures = fit_temperatures(decoder, logits, accepted)
 
     assert temperatures == {"shape": pytest.approx(4 / np.log(3), rel=1e-3)}
+
+
+def test_a_head_that_nobody_labelled_keeps_its_logits() -> None:
+    decoder = Decoder({"shape": ("wide", "narrow")}, {}, {"shape": 1.0}, {"shape": 0.5})
+    logits = {"shape": np.array([[0.0, 4.0]], np.float32)}
+
+    assert fit_temperatures(decoder, logits, {"shape": np.zeros((1, 2), np.float32)}) == {
+        "shape": 1.0
+    }
 
 
 def wrong_at(*positions: int, of: int) -> np.ndarray:

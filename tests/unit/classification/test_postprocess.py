@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -261,6 +261,17 @@ def test_heads_of_any_name_are_softmaxes_of_their_own():
     )
 
 
+def test_some_heads_answer_as_they_do_among_all():
+    logits = logits_of(**CONFLICT, gender=(0.7, 0.3))
+    (answers,) = small_decoder().decode(logits)
+
+    (tree,) = small_decoder().only(TREE_LEVELS).decode(logits)
+    (gender,) = small_decoder().only(["gender"]).decode(logits)
+
+    assert tree == {level: answers[level] for level in TREE_LEVELS}
+    assert gender == {"gender": answers["gender"]}
+
+
 def test_without_all_levels_there_is_no_tree():
     # The heads of the conflict without the master category: each answers alone.
     decoder = flat_decoder(
@@ -331,6 +342,7 @@ FULL_LABELS = {name: TAXONOMY.labels_of(name) for name in ATTRIBUTES}
 WILD = st.floats(-50, 50, width=32)
 
 
+@settings(deadline=None)
 @given(
     logits=st.fixed_dictionaries(
         {
