@@ -18,6 +18,7 @@ import structlog
 
 from services.ingestion.fetching import Fetched, PhotoFetcher, Politeness
 from services.ingestion.leases import Held, Leases
+from services.ingestion.metrics import WorkerMetrics
 from services.ingestion.photos import LocalImagesPool
 from services.pipeline.record import Submission
 from services.pipeline.run import AnalysisOptions, Photo
@@ -108,6 +109,7 @@ class Bench:
     photos: PhotoFetcher
     leases: Leases
     hands: Hands
+    metrics: WorkerMetrics
 
     @classmethod
     def of(cls, container: Container) -> Self:
@@ -121,6 +123,7 @@ class Bench:
             PhotoFetcher(Politeness.from_settings(settings)),
             Leases(store, timedelta(seconds=settings.ingestion_lease_s)),
             Hands(),
+            WorkerMetrics(),
         )
 
     def close(self) -> None:
@@ -158,6 +161,7 @@ class ChunkRun:
         self._photos = bench.photos
         self._leases = bench.leases
         self._hands = bench.hands
+        self._metrics = bench.metrics
         self._source = PhotoSource(bench.fetcher, bench.files if terms.files else None)
         self._chunk = chunk
         self._terms = terms
@@ -258,6 +262,7 @@ class ChunkRun:
 
     def _end(self, endings: Sequence[Ending]) -> None:
         self._store.end(self._chunk.ingestion_id, endings)
+        self._metrics.count(endings)
         done = sum(ending.state is IngestionItemState.DONE for ending in endings)
         if done:
             log.info("items_done", ingestion=str(self._chunk.ingestion_id), count=done)
