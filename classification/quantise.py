@@ -10,6 +10,7 @@ Part of the training side: needs onnx.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,10 +35,14 @@ from classification.predictor import IMAGES, AttributeClassifier
 from vision.bundle import Bundle
 from vision.errors import ErrorCode, PermanentError
 
+LOGGER = logging.getLogger(__name__)
+
 FP32, FP16, INT8, INT8_WEIGHTS = "fp32", "fp16", "int8", "int8_weights"
 PRECISIONS = (FP32, FP16, INT8, INT8_WEIGHTS)
 
 CALIBRATION_PHOTOS = 512
+# What a bundle that ships may have at most.
+LARGEST_FILE = 45_000_000
 _BATCH = 16
 # Narrower types save nothing worth having on tensors of fewer values than this.
 _SMALLEST = 1024
@@ -222,7 +227,10 @@ def quantised_metadata(
     precision: str, graph: Path, accuracy: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """What a bundle says of its precision."""
-    content: dict[str, Any] = {"precision": precision, "bytes": graph.stat().st_size}
+    size = graph.stat().st_size
+    if size > LARGEST_FILE:
+        LOGGER.warning("%s has %.0f MB, too much for a repository", graph, size / 1e6)
+    content: dict[str, Any] = {"precision": precision, "bytes": size}
     return content if accuracy is None else {**content, "accuracy": dict(accuracy)}
 
 

@@ -30,7 +30,7 @@ NARROW_BLOCKS = tuple((count, filters // 16) for count, filters in VGG19_BLOCKS)
 
 @pytest.fixture(autouse=True)
 def narrow_vgg19(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the channels differ from the real one, which `test_importing` reads as well."""
+    """Only the channels differ from the real one, whose 80 MB a test would wait for."""
     monkeypatch.setattr("classification.importing.keras_files.VGG19_BLOCKS", NARROW_BLOCKS)
 
 
