@@ -216,7 +216,8 @@ def _card(bundle: Bundle, weights: Path) -> str:
         f"```\n{bundle.command}\n```\n\n## Answers\n\n{heads}\n\n## Limits\n\n"
         "- Not measured here: `python -m classification evaluate --model "
         f"{bundle.name} --data …` does.\n"
-        "- Confidences are the network's own, not calibrated.\n"
+        "- Confidences are the network's own, not calibrated: `python -m classification calibrate "
+        f"--model {bundle.name} --products …` fits them.\n"
         "- Licence and training data are those of the imported weights.\n"
     )
 
