@@ -95,7 +95,8 @@ class Database:
         """
         url = make_url(self.url).set(drivername="postgresql")
         options = {**LIBPQ_OPTIONS, **url.query}
-        return url.set(query=options).render_as_string(hide_password=False)
+        # SQLAlchemy leaves the spaces of a password as they are, and libpq takes none.
+        return url.set(query=options).render_as_string(hide_password=False).replace(" ", "%20")
 
     @contextmanager
     def session(self) -> Iterator[Session]:
