@@ -50,6 +50,7 @@ class TrainConfig:
     precision: what the network computes in, `float32` or `bfloat16`; its weights are float32.
     epochs: passes over the first data set, parts of one too. rounds_per_epoch: how often an epoch
     is checkpointed.
+    augment: share of the photos that are changed at random; the others are as they come.
     learning_rate: the peak of one cycle. ema: decay of the weights' moving average, which is what
     ships. embedding: length of the exported embedding.
     """
@@ -68,6 +69,7 @@ class TrainConfig:
     photos_per_batch: Mapping[str, int] = field(default_factory=lambda: {PRODUCTS: 64})
     epochs: float = 4
     rounds_per_epoch: int = 4
+    augment: float = 1.0
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
     warm_up: float = 0.15
@@ -85,8 +87,9 @@ class TrainConfig:
         _check_known("precision", [self.precision], PRECISIONS)
         if not self.heads:
             raise _invalid("heads is empty")
-        if not 0.0 <= self.teacher_share <= 1.0:
-            raise _invalid(f"teacher_share must be in [0, 1], not {self.teacher_share}")
+        for name in ("augment", "teacher_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise _invalid(f"{name} must be in [0, 1], not {getattr(self, name)}")
         if not 0.0 <= self.first_share < 1.0:
             raise _invalid(f"first_share must be in [0, 1), not {self.first_share}")
         if not self.photos_per_batch or min(self.photos_per_batch.values()) < 1:

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,7 @@ class Batches(keras.utils.PyDataset):
         steps: int,
         first_round: int,
         seed: int,
+        augment: float = 1.0,
         workers: int = 2,
     ) -> None:
         super().__init__(workers=workers, max_queue_size=16)
@@ -141,6 +142,7 @@ class Batches(keras.utils.PyDataset):
         self._steps = steps
         self._round = first_round
         self._seed = seed
+        self._augment = augment
         self._order = lru_cache(maxsize=8)(self._permutation)
 
     def __len__(self) -> int:
@@ -156,13 +158,15 @@ class Batches(keras.utils.PyDataset):
         targets: list[Targets] = []
         for number, (source, count) in enumerate(self._sources):
             chosen = self._indices(number, step * count, count)
-            views += [
-                random_view(source.images[i], self._size_hw, source.augmentation, rng)
-                for i in chosen
-            ]
+            views += [self._view(source, i, rng) for i in chosen]
             targets.append({head: rows[chosen] for head, rows in source.accepted.items()})
         together = {head: np.concatenate([t[head] for t in targets]) for head in targets[0]}
         return to_backend_layout(normalise(np.stack(views))), together
+
+    def _view(self, source: Source, index: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        if rng.random() < self._augment:
+            return random_view(source.images[index], self._size_hw, source.augmentation, rng)
+        return plain_view(source.images[index], self._size_hw)
 
     def _indices(self, number: int, start: int, count: int) -> list[int]:
         """The next `count` of an endless stream of permutations of one source."""
@@ -194,13 +198,14 @@ class PlainBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], Targets]:
         rows = slice(index * self._batch, (index + 1) * self._batch)
-        images = np.stack([self._view(image) for image in self._source.images[rows]])
+        images = np.stack([plain_view(i, self._size_hw) for i in self._source.images[rows]])
         targets = {head: accepted[rows] for head, accepted in self._source.accepted.items()}
         return to_backend_layout(normalise(images)), targets
 
-    def _view(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        exact = image.shape[:2] == self._size_hw
-        return image if exact else letterbox(image, self._size_hw)
+
+def plain_view(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """(h, w, channels) uint8 → (H, W, channels) uint8 as the served network gets it."""
+    return image if image.shape[:2] == size_hw else letterbox(image, size_hw)
 
 
 def to_backend_layout(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -403,7 +408,12 @@ def train(config: TrainConfig, datasets: Sequence[TrainingSet], run: Path) -> Pa
         first = max(start, done)
         if first < end:
             batches = Batches(
-                sources, size_hw=size_hw, steps=steps, first_round=first, seed=config.seed
+                sources,
+                size_hw=size_hw,
+                steps=steps,
+                first_round=first,
+                seed=config.seed,
+                augment=config.augment,
             )
             network.fit(batches, initial_epoch=first, epochs=end, callbacks=callbacks, verbose=0)
     # The moving average ships; `fit` has put it in place unless there was nothing left to do.
@@ -510,7 +520,9 @@ def _finished_rounds(run: Path, config: TrainConfig) -> int:
     if not state_path.is_file():
         return 0
     state = json.loads(state_path.read_text())
-    before, now = state["config"], _plain(config)
+    # A setting that the run does not know is younger than it, and was what it is by default.
+    defaults = {f.name: f.default for f in fields(TrainConfig) if f.default is not MISSING}
+    before, now = defaults | state["config"], _plain(config)
     changed = [k for k in now if k not in _MAY_CHANGE and now[k] != before.get(k)]
     if changed:
         raise PermanentError(

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classification.augment import Augmentation
+from classification.augment import GREY, Augmentation
 from classification.config import TrainConfig
 from classification.datasets import open_dataset
+from classification.preprocess import normalise
 from tests.drawn_ccp import write_folder
 from tests.pictures import picture
 from vision.errors import PermanentError
@@ -28,6 +29,7 @@ from classification.train import (  # noqa: E402
     Source,
     load_source,
     phases,
+    to_backend_layout,
 )
 
 CONFIG = TrainConfig(name="n", backbone="efficientnet_lite0", heads={"gender": 1.0})
@@ -211,3 +213,22 @@ def test_soft_targets_are_met_by_cross_entropy() -> None:
     # .8·(-ln .5) + .2·(-ln .25) = .55452 + .27726
     targets = np.array([[0.8, 0.2, 0.0]], np.float32)
     assert float(SoftTargetsLoss()(targets, logits)) == pytest.approx(0.83178, abs=1e-4)
+
+
+def test_photos_that_are_not_augmented_come_as_they_are() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1), np.uint8)
+    source = Source(images, {"a": np.eye(4, dtype=np.float32)}, GREY)
+    batches = Batches([(source, 4)], size_hw=(28, 28), steps=1, first_round=0, seed=0, augment=0.0)
+
+    seen, targets = batches[0]
+
+    order = targets["a"].argmax(axis=1)
+    np.testing.assert_array_equal(seen, to_backend_layout(normalise(images[order])))
+
+
+def test_a_run_goes_on_when_settings_were_added_since(tmp_path: Path) -> None:
+    config = json.loads(json.dumps(asdict(CONFIG)))
+    del config["augment"]
+    (tmp_path / "state.json").write_text(json.dumps({"rounds": 3, "config": config}))
+
+    assert training._finished_rounds(tmp_path, CONFIG) == 3
