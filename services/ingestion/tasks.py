@@ -30,6 +30,7 @@ QUEUE = "ingestion"
 TOOLS = "tools"
 """Name under which the worker hands its `Tools` to the tasks."""
 
+REQUEUE_EVERY_S = 10
 # Of a chunk: others may be at work on it.
 SHORTEST_REST_S = 0.1
 
@@ -119,7 +120,7 @@ def queue_app(connector: BaseConnector) -> App:
     requeue = app.task(
         queue=QUEUE, name=REQUEUE_STALLED, queueing_lock=REQUEUE_STALLED, pass_context=True
     )(requeue_stalled)
-    app.periodic(cron="* * * * *")(requeue)
+    app.periodic(cron=f"* * * * * */{REQUEUE_EVERY_S}")(requeue)
     return app
 
 
@@ -169,8 +170,9 @@ def announce_ingestion(context: JobContext, ingestion_id: str) -> None:
 
 
 async def requeue_stalled(context: JobContext, timestamp: int) -> None:  # noqa: ARG001
-    """Give jobs of workers that died back to the queue. The queue passes the minute it is for."""
+    """Give jobs of workers that died back to the queue. The queue passes the time it is for."""
+    lease_s = context.additional_context[TOOLS].container.settings.ingestion_lease_s
     manager = context.app.job_manager
-    for job in await manager.get_stalled_jobs():
+    for job in await manager.get_stalled_jobs(seconds_since_heartbeat=lease_s):
         log.warning("job_requeued", job=job.id, task=job.task_name)
         await manager.retry_job(job)

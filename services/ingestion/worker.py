@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
-from procrastinate import App, PsycopgConnector
+from procrastinate import App
+from procrastinate.exceptions import ConnectorException
+from procrastinate.signals import on_stop
 
 from services.ingestion.chunks import Bench
+from services.ingestion.lasting import LastingConnector
 from services.ingestion.queue import IngestionQueue
 from services.ingestion.tasks import QUEUE, TOOLS, Tools, queue_app, queue_of, this_host
 from services.logs import configure_logging
-from vision.errors import ErrorCode, PermanentError
+from vision.errors import ErrorCode, PermanentError, TransientError
 
 if TYPE_CHECKING:
     from services.bootstrap import Container
@@ -27,6 +31,10 @@ POLL_S = 2.0
 LONGEST_JOB_S = 3600
 WATCH_S = 1.0
 WATCH_REST = 10
+# For so long who waits for the end is not told that the database is away.
+LONGEST_AWAY_S = 600.0
+# A heartbeat or two may be late.
+HEARTBEATS = 3
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +45,8 @@ def run_worker(
     until: Callable[[], bool] | None = None,
     log_level: str | None = None,
 ) -> None:
-    """Work until SIGTERM or Ctrl-C, then finish the items in hand.
+    """Work until SIGTERM or Ctrl-C, then finish the items in hand. A database that is away is
+    waited for.
 
     until_empty: end when no job is to be had, and all in hand are done. until: end when it says
     True; asked once a second (less often if it takes long) in a thread of its own, and what it
@@ -49,10 +58,8 @@ def run_worker(
     configure_logging(log_level or container.settings.log_level)
     require_current(container.database)
     container.pipeline.load()
-    # The queue's worker is asynchronous, and psycopg2 is not: it has a small pool of psycopg 3.
-    connector = PsycopgConnector(conninfo=container.database.libpq_url, min_size=1, max_size=4)
     log.info("worker_ready")
-    asyncio.run(_work(queue_app(connector), container, until_empty, until))
+    asyncio.run(_work(container, until_empty, until))
     log.info("worker_stopped")
 
 
@@ -65,42 +72,106 @@ def require_current(database: Database) -> None:
         )
 
 
-async def _work(
-    app: App, container: Container, until_empty: bool, until: Callable[[], bool] | None
-) -> None:
-    async with app.open_async():
-        bench = Bench.of(container)
-        tools = Tools(container, bench, IngestionQueue(container.database))
-        work = asyncio.create_task(
-            app.run_worker_async(
-                queues=[QUEUE, queue_of(this_host())],
-                wait=not until_empty,
-                concurrency=CONCURRENCY,
-                # A job that waited for another try is found by polling only.
-                fetch_job_polling_interval=POLL_S,
-                # Told to stop, a job ends with the item in hand; another run takes up the rest.
-                # An empty queue, too, stops the worker, and must not stop its last jobs.
-                shutdown_graceful_timeout=LONGEST_JOB_S if until_empty else 0,
-                # What came of the work is in our tables; only jobs that met a bug are of use.
-                delete_jobs="successful",
-                additional_context={TOOLS: tools},
-            )
-        )
-        # The worker's own handlers of SIGTERM and Ctrl-C end `work`, in an orderly way.
-        watch = asyncio.create_task(_watch(until))
-        await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
-        for task, other in ((work, watch), (watch, work)):
-            if other.done():
-                task.cancel()
-        with contextlib.suppress(asyncio.CancelledError), contextlib.closing(bench):
-            await work
-        with contextlib.suppress(asyncio.CancelledError):
-            await watch
+@dataclass(frozen=True)
+class _Shift:
+    """What the runs of one worker share, of which there is another whenever the database was away.
+
+    stopping: set once the worker is to end.
+    """
+
+    app: App
+    connector: LastingConnector
+    tools: Tools
+    stopping: asyncio.Event
+    until_empty: bool
+
+
+async def _work(container: Container, until_empty: bool, until: Callable[[], bool] | None) -> None:
+    stopping = asyncio.Event()
+    # The queue's worker is asynchronous, and psycopg2 is not: it has a small pool of psycopg 3.
+    connector = LastingConnector(
+        stopping,
+        conninfo=container.database.libpq_url,
+        min_size=1,
+        max_size=4,
+        # A statement is prepared on one connection, and a pooler lends another the next time.
+        kwargs={"prepare_threshold": None},
+    )
+    app = queue_app(connector)
+    bench = Bench.of(container)
+    tools = Tools(container, bench, IngestionQueue(container.database))
+    shift = _Shift(app, connector, tools, stopping, until_empty)
+    with (
+        on_stop(stopping.set),
+        contextlib.closing(bench),
+        bench.metrics.served(container.settings.worker_metrics_port),
+    ):
+        async with app.open_async():
+            watch = asyncio.create_task(_watch(until))
+            while await _run(shift, watch):
+                log.warning("worker_starts_over")
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+
+
+async def _run(shift: _Shift, watch: asyncio.Task[None]) -> bool:
+    """Work under one name; whether to go on under another, because the database was away."""
+    connector, stopping = shift.connector, shift.stopping
+    connector.lost.clear()
+    work = asyncio.create_task(_take_jobs(shift))
+    stop = asyncio.create_task(stopping.wait())
+    back = asyncio.create_task(connector.back())
+    await asyncio.wait({work, watch, stop, back}, return_when=asyncio.FIRST_COMPLETED)
+    again = connector.lost.is_set() and not (watch.done() or stop.done())
+    if not again:
+        stopping.set()
+    for task in (work, stop, back):
+        task.cancel()  # Of `work`, that lets the jobs in hand end with the photos in hand.
+    try:
+        await work
+    except asyncio.CancelledError:
+        pass
+    except ConnectorException:
+        if not connector.lost.is_set():
+            raise
+        log.warning("worker_not_unregistered")
+    await asyncio.gather(stop, back, return_exceptions=True)
+    return again
+
+
+async def _take_jobs(shift: _Shift) -> None:
+    lease_s = shift.tools.container.settings.ingestion_lease_s
+    await shift.app.run_worker_async(
+        queues=[QUEUE, queue_of(this_host())],
+        wait=not shift.until_empty,
+        concurrency=CONCURRENCY,
+        install_signal_handlers=False,
+        # News of jobs would take a connection of its own, and comes through no pooler. A job that
+        # waited for another try is found by polling in any case.
+        listen_notify=False,
+        fetch_job_polling_interval=POLL_S,
+        update_heartbeat_interval=lease_s / HEARTBEATS,
+        stalled_worker_timeout=lease_s,
+        # Told to stop, a job ends with the items in hand; another run takes up the rest.
+        # An empty queue, too, stops the worker, and must not stop its last jobs.
+        shutdown_graceful_timeout=LONGEST_JOB_S if shift.until_empty else 0,
+        # What came of the work is in our tables; only jobs that met a bug are of use.
+        delete_jobs="successful",
+        additional_context={TOOLS: shift.tools},
+    )
 
 
 async def _watch(until: Callable[[], bool] | None) -> None:
-    began = time.monotonic()
-    while until is None or not await asyncio.to_thread(until):
+    began = heard_at = time.monotonic()
+    while True:
+        try:
+            if until is not None and await asyncio.to_thread(until):
+                return
+            heard_at = time.monotonic()
+        except TransientError:
+            if time.monotonic() > heard_at + LONGEST_AWAY_S:
+                raise
         # Counting a million items takes a second; it is not to be done all the time.
         await asyncio.sleep(max(WATCH_S, WATCH_REST * (time.monotonic() - began)))
         began = time.monotonic()

