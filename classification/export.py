@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from classification import quantise
 from classification.backbones import BACKBONES
-from classification.calibrate import EVEN_CHANCE, calibrate
+from classification.calibrate import EVEN_CHANCE
 from classification.config import (
     FASHION_MNIST,
     HOME_PHOTOS,
@@ -29,16 +29,15 @@ from classification.config import (
     STREET_PHOTOS,
     TrainConfig,
 )
-from classification.datasets import encode
-from classification.evaluate import run
 from classification.graphs import TOLERANCE, write_graph
 from classification.heads import head_of, known_heads
 from classification.network import FEATURES, build_network, fold
 from classification.photos import Photos
 from classification.postprocess import TREE_LEVELS
-from classification.predictor import EMBEDDING, IMAGES, LOGITS_PREFIX, AttributeClassifier
+from classification.predictor import EMBEDDING, IMAGES, LOGITS_PREFIX
 from classification.preprocess import GREY, RGB, InputForm, batch_of
 from classification.quantise import CALIBRATION_PHOTOS, FP32
+from classification.recalibrate import calibrated
 from training import citations
 from vision.bundle import GRAPH, Bundle, write_bundle
 from vision.errors import PermanentError
@@ -117,7 +116,7 @@ def export(
         )
         calibration = batch_of(evenly(photos, CALIBRATION_PHOTOS), form)
         quantise.convert(exact / GRAPH, folder / GRAPH, precision, calibration)
-        output = calibrated(draft.write(folder, uncalibrated(labels)), datasets[0], taxonomy)
+        output = calibrated(draft.write(folder, uncalibrated(labels)), datasets[0])
         served = draft.write(folder, output)
         if precision == FP32:
             return served
@@ -212,17 +211,6 @@ def uncalibrated(labels: Iterable[str]) -> dict[str, Any]:
         "temperatures": dict.fromkeys(heads, 1.0),
         "thresholds": dict.fromkeys(heads, EVEN_CHANCE),
     }
-
-
-def calibrated(bundle: Bundle, photos: Photos, taxonomy: Taxonomy) -> dict[str, Any]:
-    """The `output` fitted on what the exported graph says of the `calibration` photos."""
-    classifier = AttributeClassifier(bundle)
-    samples, logits, _ = run(classifier, photos, photos.split("calibration"))
-    accepted = encode(samples, classifier.heads, taxonomy)
-    training = encode(photos.split("train"), classifier.heads, taxonomy)
-    output = calibrate(classifier.decoder, logits, accepted, training)
-    LOGGER.info("calibrated on %d photos: %s", len(samples), output["temperatures"])
-    return output
 
 
 def training_photos(
