@@ -95,10 +95,17 @@ def test_evaluate_prints_one_json_object(
     rows = "image,sender_id,label,kids\na,1,T-Shirt,False\n"
     data = write_folder(tmp_path / "home", {"images.csv": rows.encode(), "images/a.jpg": flat(RED)})
 
-    run("evaluate", "--model", "colour", "--data", data, "--weights-dir", weights)
+    page = tmp_path / "page"
+    common = ("--data", data, "--weights-dir", weights)
+    run("evaluate", "--model", "colour", *common, "--report", page)
 
     figures = json.loads(capfd.readouterr().out)
     assert figures["article_type"]["accuracy"] == 1.0
+    assert "<h1>colour on home photos</h1>" in (page / "index.html").read_text(encoding="utf-8")
+
+    run("evaluate", "--model", "colour", *common, "--given", "sub_category")
+
+    assert json.loads(capfd.readouterr().out)["given"] == ["sub_category"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +206,7 @@ try:
           "--output", {str(output)!r}, "--threads", "1"])
 except SystemExit as ended:
     assert ended.code in (0, None), ended.code
-import classification.evaluate
+import classification.evaluate, classification.recalibrate, classification.report
 loaded = [name for name in {FRAMEWORKS!r} if name in sys.modules]
 assert not loaded, loaded
 """
