@@ -50,11 +50,6 @@ class Taxonomy:
     def master_categories(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.master_category_of.values()))
 
-    @property
-    def colour_group_of(self) -> dict[str, str]:
-        """Base colour → its group."""
-        return {colour: group for group, names in self.colour_groups.items() for colour in names}
-
     def labels_of(self, attribute: str) -> tuple[str, ...]:
         """Every label an attribute may have. Raises `KeyError` for an unknown attribute."""
         tree = {
