@@ -172,15 +172,14 @@ class Decoder:
 
     def _allowed(self, hints: Mapping[str, str]) -> dict[str, NDArray[np.bool_]]:
         """Head → (C,) bool: the labels that the hints leave."""
+        allowed = {head: np.ones(len(labels), bool) for head, labels in self.labels.items()}
         for head, label in hints.items():
             if head not in self.labels:
                 raise _unknown("attribute", head, tuple(self.labels))
             if label not in self.labels[head]:
                 raise _unknown(head, label, self.labels[head])
-        allowed = {
-            head: np.array([hints.get(head, label) == label for label in labels])
-            for head, labels in self.labels.items()
-        }
+            allowed[head][:] = False
+            allowed[head][self.labels[head].index(label)] = True
         for level, parent in self.parents.items():
             allowed[LEAF] &= allowed[level][parent]
         if LEAF in allowed and not allowed[LEAF].any():
