@@ -49,6 +49,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_BYTES = 100_000
 POLL_S = 0.1
 RESTART_S = 1.0
+LONGEST_SETTLING_S = 180.0
 METADATA_ADDRESS = "http://169.254.169.254/{}"
 
 
@@ -76,7 +77,8 @@ class Plan:
 class Outcome:
     """What came of it. unaccounted: rows that are not in exactly one final state. wrong_state: rows
     in another state, or with another code, than their photo deserves. duplicates: rows of any
-    table beyond the one that should be. exits: workers that ended by themselves.
+    table beyond the one that should be. exits: workers that ended by themselves. announced: how
+    often the webhook came. jobs_left: in the queue, when all was done.
     """
 
     rows: int
@@ -118,9 +120,8 @@ def run(plan: Plan) -> Outcome:
         Faults(plan, outcome, database, server, proxy.process, fleet).run(ingestion_id)
         outcome.seconds = round(time.monotonic() - began, 1)
         outcome.exits = fleet.exits
+        settle(outcome, database, shop_url)
         account(outcome, database, ingestion_id, kinds)
-        with urllib.request.urlopen(f"{shop_url}/heard", timeout=10) as answer:
-            outcome.announced = json.load(answer)
     return outcome
 
 
@@ -155,6 +156,22 @@ def _url(kinds: Sequence[str], row: int, kind: str, shop_url: str) -> str:
     if kind == "twin":
         return f"{shop_url}/good/{kinds.index('good') + 1}"
     return f"{shop_url}/{kind}/{row}"
+
+
+def settle(outcome: Outcome, database: Database, shop_url: str) -> None:
+    """Wait until somebody was told of the end and the queue is empty, or for long enough: a worker
+    may have been killed between its last photo and the news.
+    """
+    jobs = text("SELECT count(*) FROM procrastinate_jobs WHERE args ? 'ingestion_id'")
+    until = time.monotonic() + LONGEST_SETTLING_S
+    while time.monotonic() < until:
+        with urllib.request.urlopen(f"{shop_url}/heard", timeout=60) as answer:
+            outcome.announced = json.load(answer)
+        with database.session() as session:
+            outcome.jobs_left = session.scalar(jobs) or 0
+        if outcome.announced and not outcome.jobs_left:
+            return
+        time.sleep(POLL_S)
 
 
 @dataclass(frozen=True)
@@ -312,9 +329,6 @@ def account(outcome: Outcome, database: Database, ingestion_id: UUID, kinds: Seq
             found = session.scalar(text(f"SELECT count(*) FROM {table}"))
             outcome.duplicates += max(0, found - count)
             outcome.unaccounted += max(0, count - found)
-        outcome.jobs_left = session.scalar(
-            text("SELECT count(*) FROM procrastinate_jobs WHERE args ? 'ingestion_id'")
-        )
 
 
 def _items(store: IngestionStore, ingestion_id: UUID) -> Iterator[Any]:
