@@ -30,7 +30,7 @@ PAGE = "index.html"
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 # A confusion matrix of more classes than this cannot be read.
 MOST_CLASSES = 25
-MOST_LOSSES = 16
+MOST_LOSSES = 14
 _CURVE_POINTS = 100
 _THUMBNAIL_WH = (120, 160)
 _JPEG_QUALITY = 85
