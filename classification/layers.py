@@ -97,6 +97,25 @@ class LayerScale(layers.Layer):
         return {**super().get_config(), "axis": self.axis, "initial": self.initial}
 
 
+@keras.saving.register_keras_serializable("vestiary")
+class ChannelNorm(layers.LayerNormalization):
+    """Layer normalisation over one axis, computed from its means.
+
+    Keras's torch backend (3.15) hands every axis but several to a kernel for the last axis, and the
+    exporter cannot follow it there.
+    """
+
+    def call(self, inputs: Tensor) -> Tensor:
+        x = ops.cast(inputs, "float32")
+        centred = x - ops.mean(x, self.axis, keepdims=True)
+        variance = ops.mean(ops.square(centred), self.axis, keepdims=True)
+        gamma, beta = (ops.cast(weight, "float32") for weight in (self.gamma, self.beta))
+        if len(inputs.shape) == 4 and self.axis in (1, [1]):
+            gamma, beta = gamma[:, None, None], beta[:, None, None]
+        normalised = centred * ops.rsqrt(variance + self.epsilon) * gamma + beta
+        return ops.cast(normalised, inputs.dtype)
+
+
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """TensorFlow's `same` padding of one side: (before, after)."""
     total = max(0, (-(-size // stride) - 1) * stride + kernel - size)

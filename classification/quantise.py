@@ -48,6 +48,17 @@ _BATCH = 16
 _SMALLEST = 1024
 _GREATEST_FP16 = float(np.finfo(np.float16).max)
 _LINEAR = ("Gemm", "MatMul")
+# What computes with weights, and what stands between such layers and would widen maps again.
+_QUANTISED = (
+    "Conv",
+    *_LINEAR,
+    "Add",
+    "AveragePool",
+    "Clip",
+    "GlobalAveragePool",
+    "MaxPool",
+    "Relu",
+)
 
 
 def convert(
@@ -137,8 +148,19 @@ def _quantise_statically(source: Path, target: Path, inputs: NDArray[np.float32]
             # The mean of the batches' extremes: a single odd photo does not coarsen the rest.
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"CalibMovingAverage": True},
-            nodes_to_exclude=_last_nodes(onnx.load(prepared)),
+            op_types_to_quantize=list(_QUANTISED),
+            nodes_to_exclude=_left_alone(onnx.load(prepared)),
         )
+
+
+def _left_alone(model: onnx.ModelProto) -> list[str]:
+    """The last nodes, and sums with a constant: those are parts of a normalisation or of an
+    activation, where int8 loses more than it gains; sums of two maps are residual connections.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {name for n in model.graph.node if n.op_type == "Constant" for name in n.output}
+    sums = [n.name for n in model.graph.node if n.op_type == "Add" and constants & set(n.input)]
+    return [*_last_nodes(model), *sums]
 
 
 def _last_nodes(model: onnx.ModelProto) -> list[str]:

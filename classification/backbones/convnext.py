@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from keras import layers
 
-from classification.layers import Layers, LayerScale, Tensor, channel_axis
+from classification.layers import ChannelNorm, Layers, LayerScale, Tensor, channel_axis
 
 _DEPTHS = (3, 3, 9, 3)
 _WIDTHS = (96, 192, 384, 768)
@@ -27,7 +27,7 @@ def build_tiny(images: Tensor, form: Layers) -> Tensor:  # noqa: ARG001 (no batc
         for index in range(depth):
             x = _block(x, f"stage{stage}_block{index}", width)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return layers.LayerNormalization(epsilon=_EPSILON, name="pool_norm")(x)
+    return ChannelNorm(epsilon=_EPSILON, name="pool_norm")(x)
 
 
 def _block(inputs: Tensor, name: str, width: int) -> Tensor:
@@ -42,4 +42,4 @@ def _block(inputs: Tensor, name: str, width: int) -> Tensor:
 
 def _norm(inputs: Tensor, name: str) -> Tensor:
     """Over the channels of each place."""
-    return layers.LayerNormalization(axis=channel_axis(), epsilon=_EPSILON, name=name)(inputs)
+    return ChannelNorm(axis=channel_axis(), epsilon=_EPSILON, name=name)(inputs)

@@ -77,6 +77,23 @@ def test_the_graph_answers_as_the_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("channels_first")
+@pytest.mark.parametrize("backbone", ["convnext_tiny", "vgg19_bn", "resnet18"])
+def test_the_other_backbones_are_exported_too(tmp_path: Path, backbone: str) -> None:
+    keras.utils.set_random_seed(0)
+    network = build_network(backbone, HEADS, input_hw=SIZE_HW)
+    folded = build_network(backbone, HEADS, input_hw=SIZE_HW, folded=True)
+    fold(network, folded)
+    features = network.get_layer("features").output.shape[-1]
+    embedding = np.eye(features, 16, dtype=np.float32), np.zeros(16, np.float32)
+    path = tmp_path / "model.onnx"
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 3, *SIZE_HW)).astype(np.float32)
+
+    export_graph(served_network(folded, *embedding), (3, *SIZE_HW), path)
+
+    assert measure_parity(served_network(network, *embedding), path, images).holds
+
+
+@pytest.mark.usefixtures("channels_first")
 def test_the_graph_has_no_batch_norm_and_no_transpose(tmp_path: Path) -> None:
     folded = build_network("efficientnet_lite0", HEADS, input_hw=SIZE_HW, folded=True)
     embedding = np.ones((1280, 16), np.float32), np.ones(16, np.float32)
