@@ -37,7 +37,7 @@ SECONDS_A_DAY = 86_400
 class Fleet:
     """What is simulated. Times are means in seconds.
 
-    workers: processes, each with cores of its own. fetch_s: one photo from its source, of which a
+    workers: processes, each with a core of its own. fetch_s: one photo from its source, of which a
     worker has fetches_at_once under way. inference_s: one photo through all models. chunk: photos
     taken from the queue together. batch: photos analysed and stored together. queue_s, write_s:
     time of one Postgres core to take a chunk, and to store one photo's results. connections: of
@@ -150,10 +150,10 @@ def simulate(fleet: Fleet, duration_s: float = 3600.0, seed: int = 1) -> dict[st
 
 
 def measured(pipeline: Path | None, writes: Path | None, fleet: Fleet) -> Fleet:
-    """The fleet with the service times of two benchmarks' last lines."""
+    """The fleet with the service times of two benchmarks' last lines; a worker has one core."""
     if pipeline is not None:
         figures = _last_line(pipeline)
-        fleet = replace(fleet, inference_s=figures["analysis_ms"] / 1000)
+        fleet = replace(fleet, inference_s=figures["cpu_ms"] / 1000)
     if writes is not None:
         figures = _last_line(writes)
         times = {"write_s": figures["write_ms"] / 1000, "queue_s": figures["queue_ms"] / 1000}

@@ -7,7 +7,8 @@ the processor time that the server's processes took from the kernel, so that a b
 blur it. Last line with `--json`: one object. `write_ms`: to store one photo's results, the index of
 embeddings included, which is most of it and grows with the logarithm of what is stored. `queue_ms`:
 to take one chunk. `accept_ms`: to store one photo's item and its part of a job.
-`bytes_per_photo`: tables and indexes.
+`bytes_per_photo`: tables and indexes; `vector_index_bytes_per_photo`: of these the index of
+embeddings, which has to fit into memory to be of use.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def measure(database: Database, server_pid: int, photos: int) -> dict[str, Any]:
         "queue_ms": round(taking_s / len(starts) * 1000, 2),
         "write_ms": round(writing_s / photos * 1000, 2),
         "bytes_per_photo": round((clock.bytes() - empty) / photos),
+        "vector_index_bytes_per_photo": round(clock.bytes("ix_garments_embedding") / photos),
     }
 
 
@@ -125,10 +127,12 @@ class ServerClock:
         before, self._last = self._last, self._now()
         return self._last - before
 
-    def bytes(self) -> int:
+    def bytes(self, relation: str | None = None) -> int:
+        """Of an index or table, or of the whole database."""
+        whole = "SELECT pg_database_size(current_database())"
+        of = whole if relation is None else f"SELECT pg_relation_size('{relation}')"
         with self._database.session() as session:
-            size = session.scalar(text("SELECT pg_database_size(current_database())"))
-        return int(size or 0)
+            return int(session.scalar(text(of)) or 0)
 
     def _now(self) -> float:
         return sum(

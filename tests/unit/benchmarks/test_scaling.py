@@ -27,7 +27,7 @@ def repairman_throughput(workers: int, think_s: float, service_s: float) -> floa
 @pytest.mark.parametrize("workers", [1, 4, 12])
 def test_workers_that_share_postgres_are_the_machine_repairman_model(workers: int) -> None:
     fleet = Fleet(**{**vars(PLAIN), "workers": workers, "inference_s": 0.5, "write_s": 0.1})
-    found = simulate(fleet, duration_s=1500)
+    found = simulate(fleet, duration_s=800)
     expected = repairman_throughput(workers, think_s=0.5, service_s=0.1)
     assert found["photos_per_s"] == pytest.approx(expected, rel=0.05)
     # The utilisation law: busy = throughput × service time.
@@ -58,7 +58,7 @@ def test_fetching_costs_nothing_while_it_is_the_faster_part() -> None:
 
 def test_measured_times_are_read_from_the_benchmarks_last_lines(tmp_path: Path) -> None:
     pipeline, writes = tmp_path / "pipeline.json", tmp_path / "writes.json"
-    pipeline.write_text("a warning\n" + json.dumps({"analysis_ms": 640.0}) + "\n")
+    pipeline.write_text("a warning\n" + json.dumps({"analysis_ms": 900.0, "cpu_ms": 640.0}) + "\n")
     writes.write_text(json.dumps({"write_ms": 2.5, "queue_ms": 8.0}))
     fleet = measured(pipeline, writes, Fleet(workers=3))
     assert (fleet.workers, fleet.inference_s) == (3, 0.64)
