@@ -91,15 +91,6 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
-def declared_pixels(encoded: EncodedImage) -> int:
-    """How many pixels the header promises; 0 for a file that `decode` would not take."""
-    try:
-        width, height = _open(encoded.data).size
-    except PermanentError:
-        return 0
-    return width * height
-
-
 def decode(encoded: EncodedImage, max_pixels: int = MAX_PIXELS) -> RgbImage:
     """Decode a JPEG, PNG, WEBP or GIF into upright RGB.
 

@@ -43,9 +43,9 @@ P = ParamSpec("P")
 
 # Longest wait for a photo before looking whether to stop.
 WAIT_S = 1.0
-# As many photos as the pipeline decodes at a time. With the shipped models two cores take two
-# seconds for them, and for as long a transaction is open.
-BATCH_PHOTOS = 16
+# Half a chunk: its statements cost little, and with the shipped models two cores take four
+# seconds for it, for which a transaction is open.
+BATCH_PHOTOS = 32
 # A store that is away is asked again after so many seconds, the last ones again and again.
 STORE_RESTS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 LONGEST_AWAY_S = 90.0

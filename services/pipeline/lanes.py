@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -46,6 +47,19 @@ class Lanes:
     def map(self, function: Callable[[T], U], items: Iterable[T]) -> list[U]:
         """What `function` returns for each item, in order. Raises what it raises."""
         return list(self._started().map(function, items))
+
+    def stream(self, function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+        """As `map`, item by item, and no further ahead than there are lanes: what is made of items
+        that nobody has asked for yet is in memory.
+        """
+        executor = self._started()
+        ahead: deque[Future[U]] = deque()
+        for item in items:
+            ahead.append(executor.submit(function, item))
+            if len(ahead) > self._count:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
     def close(self) -> None:
         """Ends the threads; a later use starts new ones."""

@@ -20,13 +20,13 @@ from vision.garments import (
     ModelVersion,
     StyleInstances,
 )
-from vision.image import EncodedImage, RgbImage, declared_pixels, decode
+from vision.image import EncodedImage, RgbImage, decode
 from vision.predictor import Predictor
 from vision.taxonomy import Taxonomy
 
 ALL_STAGES = frozenset({"detect", "classify", "style"})
 
-# Of `analyze_many`, decoded at the same time: a hundred megabytes or so, and one photo at least.
+# What `analyze_many` has decoded at a time, and a photo a lane: a hundred megabytes and a little.
 GROUP_PHOTOS = 16
 GROUP_PIXELS = 32_000_000
 # Crops of many photos in one run of the classifier: what it takes at once itself.
@@ -71,6 +71,11 @@ class _View:
     classified_whole: bool
     crops: Sequence[Crop]
     timings_ms: dict[str, float]
+
+    @property
+    def pixels(self) -> int:
+        width, height = self.image.resolution_wh
+        return width * height
 
 
 class Pipeline:
@@ -134,10 +139,17 @@ class Pipeline:
         One photo that fails fails no other. Photos are looked at side by side, one in each lane,
         and the crops of many are classified together, a part of that time falling to each.
         """
-        return [report for group in _groups(photos) for report in self._analyze_group(group)]
+        reports: list[ImageReport | Exception] = []
+        group: list[_View | Exception] = []
+        for view in self._lanes.stream(attempt(self._look), photos):
+            group.append(view)
+            pixels = sum(view.pixels for view in group if isinstance(view, _View))
+            if len(group) == GROUP_PHOTOS or pixels > GROUP_PIXELS:
+                reports += self._reports(group)
+                group = []
+        return reports + self._reports(group)
 
-    def _analyze_group(self, photos: Sequence[Photo]) -> list[ImageReport | Exception]:
-        views = self._lanes.map(attempt(self._look), photos)
+    def _reports(self, views: Sequence[_View | Exception]) -> list[ImageReport | Exception]:
         good = [view for view in views if isinstance(view, _View)]
         labelled = zip(good, self._label(good), strict=True)
         reports = iter(self._lanes.map(attempt(self._report_labelled), labelled))
@@ -226,21 +238,6 @@ class Pipeline:
             models={k: v for k, v in self.models.items() if k in view.options.stages},
             timings_ms=timings,
         )
-
-
-def _groups(photos: Sequence[Photo]) -> Iterator[list[Photo]]:
-    """Photos that are in memory at the same time, decoded."""
-    group: list[Photo] = []
-    pixels = 0
-    for photo in photos:
-        size = declared_pixels(photo.encoded)
-        if group and (len(group) == GROUP_PHOTOS or pixels + size > GROUP_PIXELS):
-            yield group
-            group, pixels = [], 0
-        group.append(photo)
-        pixels += size
-    if group:
-        yield group
 
 
 @contextmanager

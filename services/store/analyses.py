@@ -23,15 +23,21 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, joinedload, selectinload
 
+from services.store.bulk import insert_rows
 from services.store.cursor import decode_cursor, encode_cursor
 from services.store.garment_rows import garment_from_row, values_of_garment
 from services.store.records import ImageSource, Page, StoredAnalysis
 from services.store.session import Database
-from services.store.tables import AnalysisRow, GarmentRow, ImageRow, ImageSourceRow, uuid7
+from services.store.tables import AnalysisRow, Base, GarmentRow, ImageRow, ImageSourceRow, uuid7
 from vision.garments import ImageReport, ModelVersion
+
+ANALYSES, GARMENTS, IMAGES, SOURCES = (
+    Base.metadata.tables[row.__tablename__]
+    for row in (AnalysisRow, GarmentRow, ImageRow, ImageSourceRow)
+)
 
 # For somebody else's analysis of the same image. One takes a second; this one hangs.
 LONGEST_WAIT_S = 60
@@ -326,16 +332,13 @@ def _insert(session: Session, analyses: Sequence[NewAnalysis]) -> dict[AnalysisK
     _insert_images(session, ordered)
     image_ids = _image_ids(session, (new.key.image_sha256 for new in ordered))
     ids = {new.key: uuid7() for new in ordered}
+    rows = [_analysis_values(new, ids[new.key], image_ids[new.key.image_sha256]) for new in ordered]
     inserted = set(
         session.scalars(
-            insert(AnalysisRow)
+            insert_rows(ANALYSES, rows)
             # The constraint has the last word.
             .on_conflict_do_nothing(constraint="uq_analyses_image_id_models_key")
-            .returning(AnalysisRow.id),
-            [
-                _analysis_values(new, ids[new.key], image_ids[new.key.image_sha256])
-                for new in ordered
-            ],
+            .returning(ANALYSES.c.id)
         )
     )
     made = {key: analysis_id for key, analysis_id in ids.items() if analysis_id in inserted}
@@ -346,13 +349,14 @@ def _insert(session: Session, analyses: Sequence[NewAnalysis]) -> dict[AnalysisK
         for ordinal, garment in enumerate(new.report.garments)
     ]
     if garments:
-        session.execute(insert(GarmentRow), garments)
+        session.execute(insert_rows(GARMENTS, garments))
     return made
 
 
 def _insert_images(session: Session, analyses: Iterable[NewAnalysis]) -> None:
     images = {
         new.image.sha256: {
+            "id": str(uuid7()),
             "sha256": new.image.sha256,
             "width": new.report.resolution_wh[0],
             "height": new.report.resolution_wh[1],
@@ -362,8 +366,9 @@ def _insert_images(session: Session, analyses: Iterable[NewAnalysis]) -> None:
         for new in analyses
     }
     session.execute(
-        insert(ImageRow).on_conflict_do_nothing(constraint="uq_images_sha256"),
-        list(images.values()),
+        insert_rows(IMAGES, list(images.values())).on_conflict_do_nothing(
+            constraint="uq_images_sha256"
+        )
     )
 
 
@@ -379,8 +384,8 @@ def _analysis_values(
 ) -> dict[str, Any]:
     report = new.report
     return {
-        "id": analysis_id,
-        "image_id": image_id,
+        "id": str(analysis_id),
+        "image_id": str(image_id),
         "models_key": new.key.models_key,
         "models": {
             stage: {"name": model.name, "version": model.version}
@@ -400,8 +405,8 @@ def _insert_sources(session: Session, sources: Iterable[NewSource]) -> None:
     rows = [
         {
             # Given here, so that sources come back in the order they were named in.
-            "id": uuid7(),
-            "image_id": image_ids[source.image_sha256],
+            "id": str(uuid7()),
+            "image_id": str(image_ids[source.image_sha256]),
             "external_id": source.external_id,
             "url": source.url,
             "digest": _source_digest(source),
@@ -410,7 +415,7 @@ def _insert_sources(session: Session, sources: Iterable[NewSource]) -> None:
     ]
     # In one order everywhere, see `_insert`.
     rows.sort(key=lambda row: (row["image_id"], row["digest"]))
-    session.execute(insert(ImageSourceRow).on_conflict_do_nothing(), rows)
+    session.execute(insert_rows(SOURCES, rows).on_conflict_do_nothing())
 
 
 def _source_digest(source: NewSource) -> str:

@@ -8,20 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from services.store.tables import EMBEDDING_LENGTH, GarmentRow
+from services.store.tables import EMBEDDING_LENGTH, GarmentRow, uuid7
 from vision.garments import ATTRIBUTES, Colour, Garment, Labels, Prediction, Style
 from vision.rle import Rle
 
+_VECTOR = "[" + ",".join(["%.5g"] * EMBEDDING_LENGTH) + "]"
+
 
 def values_of_garment(garment: Garment, analysis_id: uuid.UUID, ordinal: int) -> dict[str, Any]:
-    """Every column of a garment's row, but for the id.
+    """Every column of a garment's row, as JSON has them (see `services.store.bulk`).
 
     Raises `ValueError` for an embedding of another length than the column's.
     """
     x1, y1, x2, y2 = (float(value) for value in garment.xyxy)
     labels, style = garment.labels, garment.style
     return {
-        "analysis_id": analysis_id,
+        "id": str(uuid7()),
+        "analysis_id": str(analysis_id),
         "ordinal": ordinal,
         "source": garment.source,
         "category": garment.category,
@@ -78,10 +81,12 @@ def _label_columns(labels: Labels | None) -> dict[str, str | None]:
     return {name: answers[name].label if name in answers else None for name in ATTRIBUTES}
 
 
-def _embedding(labels: Labels) -> list[float]:
+def _embedding(labels: Labels) -> str:
+    """As pgvector reads it."""
     if labels.embedding.shape != (EMBEDDING_LENGTH,):
         raise ValueError(f"embeddings are ({EMBEDDING_LENGTH},), not {labels.embedding.shape}")
-    return labels.embedding.astype(float).tolist()
+    # Five digits tell any two numbers of half precision apart.
+    return _VECTOR % tuple(labels.embedding.astype(np.float16).tolist())
 
 
 def _predictions_to_json(predictions: Mapping[str, Prediction]) -> dict[str, Any]:

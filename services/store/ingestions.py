@@ -25,7 +25,6 @@ from sqlalchemy import (
     Uuid,
     and_,
     case,
-    column,
     func,
     insert,
     literal,
@@ -35,9 +34,10 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
+from sqlalchemy.types import TypeEngine
 
+from services.store.bulk import recordset
 from services.store.cursor import decode_cursor, encode_cursor
 from services.store.records import IngestionItemState, Page
 from services.store.session import Database
@@ -711,6 +711,18 @@ def _is_cancelled(session: Session, ingestion_id: uuid.UUID) -> bool:
     return bool(cancelled)
 
 
+_ENDING_TYPES: Mapping[str, TypeEngine[Any]] = {
+    "id": Uuid(),
+    "attempts": Integer(),
+    "counted": Integer(),
+    "state": IngestionItemRow.state.type,
+    "analysis_id": Uuid(),
+    "error_code": Text(),
+    "error_message": Text(),
+    "rest_s": Float(),
+}
+
+
 def _end(session: Session, endings: Sequence[Ending], waiting: IngestionItemState) -> None:
     """One statement. waiting: the state of what is put back."""
     # Rows that several workers write are locked in one order, so that none waits for the other.
@@ -727,20 +739,7 @@ def _end(session: Session, endings: Sequence[Ending], waiting: IngestionItemStat
         }
         for ending in sorted(endings, key=lambda ending: ending.item.id)
     ]
-    ended = (
-        func.jsonb_to_recordset(literal(content, JSONB))
-        .table_valued(
-            column("id", Uuid),
-            column("attempts", Integer),
-            column("counted", Integer),
-            column("state", IngestionItemRow.state.type),
-            column("analysis_id", Uuid),
-            column("error_code", Text),
-            column("error_message", Text),
-            column("rest_s", Float),
-        )
-        .render_derived(name="ended", with_types=True)
-    )
+    ended = recordset(content, _ENDING_TYPES, "ended")
     session.execute(
         update(IngestionItemRow)
         .where(
