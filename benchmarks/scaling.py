@@ -27,6 +27,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from services.console import wide_console
+
 Event = Generator[simpy.Event, Any, None]
 
 PARTS = ("fetching", "inference", "connections", "postgres")
@@ -211,7 +213,7 @@ def main(
             *(f"{result['busy'][part]:.0%}" for part in PARTS),
             result["bottleneck"],
         )
-    Console().print(table)
+    wide_console().print(table)
 
 
 if __name__ == "__main__":

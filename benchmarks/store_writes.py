@@ -1,6 +1,6 @@
 """What one photo costs Postgres: processor time and bytes.
 
-    python -m benchmarks.store_writes [--photos 20000] [--json]
+    python -m benchmarks.store_writes [--photos 6400] [--no-vector-index] [--json]
 
 Queues and stores photos with three garments each on an embedded Postgres, as workers do, and reads
 the processor time that the server's processes took from the kernel, so that a busy machine does not
@@ -58,7 +58,8 @@ LEASE = timedelta(minutes=1)
 
 
 def main(
-    photos: Annotated[int, typer.Option(min=640)] = 20_000,
+    photos: Annotated[int, typer.Option(min=640)] = 6400,
+    vector_index: Annotated[bool, typer.Option(help="With the index of embeddings.")] = True,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     with (
@@ -67,6 +68,10 @@ def main(
     ):
         database = Database(server.url)
         database.upgrade()
+        if not vector_index:
+            with database.session() as session:
+                session.execute(text("DROP INDEX ix_garments_embedding"))
+                session.commit()
         figures = measure(database, server.pid, photos)
         database.close()
     print(json.dumps(figures)) if as_json else Console().print(figures)
@@ -130,7 +135,7 @@ class ServerClock:
     def bytes(self, relation: str | None = None) -> int:
         """Of an index or table, or of the whole database."""
         whole = "SELECT pg_database_size(current_database())"
-        of = whole if relation is None else f"SELECT pg_relation_size('{relation}')"
+        of = whole if relation is None else f"SELECT pg_relation_size(to_regclass('{relation}'))"
         with self._database.session() as session:
             return int(session.scalar(text(of)) or 0)
 
