@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     fetch_ca_file: Path | None = None
     # Of one worker to one host, so that a catalogue does not take its own shop down.
     fetch_host_concurrency: int = Field(default=8, ge=1)
-    fetch_host_per_s: float | None = Field(default=None, gt=0)
+    fetch_host_per_s: float | None = Field(default=None, ge=0.05)
 
     # Ingesting. A worker from which nothing was heard for so long has died.
     ingestion_lease_s: float = Field(default=30.0, gt=0)

@@ -95,7 +95,7 @@ def dominant_colours(
     return tuple(
         Colour(
             name=palette.names[index],
-            hex=_hex(np.median(samples[names == index], axis=0)),
+            hex=_hex(_median(samples[names == index])),
             share=round(float(shares[index]), 4),
         )
         for index in largest
@@ -181,6 +181,14 @@ def _chroma_hue(
     a: NDArray[np.float64], b: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.hypot(a, b), np.degrees(np.arctan2(b, a)) % 360
+
+
+def _median(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(3,) of (N, 3), N > 0. `np.median` takes four times as long for so few."""
+    low, high = (len(rgb) - 1) // 2, len(rgb) // 2
+    ordered = np.partition(rgb, (low, high), axis=0)
+    middle: NDArray[np.float64] = (ordered[low].astype(np.float64) + ordered[high]) / 2
+    return middle
 
 
 def _hex(rgb: NDArray[np.float64]) -> str:

@@ -16,10 +16,17 @@ from typing import TYPE_CHECKING, ParamSpec, Protocol, Self
 
 import structlog
 
-from services.ingestion.fetching import Fetched, PhotoFetcher, Politeness
+from services.ingestion.fetching import (
+    LONGEST_PAUSE_S,
+    Fetched,
+    HostPausedError,
+    PhotoFetcher,
+    Politeness,
+)
 from services.ingestion.leases import Held, Leases
 from services.ingestion.metrics import WorkerMetrics
 from services.ingestion.photos import LocalImagesPool
+from services.pipeline.fetch import SourceBusyError
 from services.pipeline.record import Submission
 from services.pipeline.run import AnalysisOptions, Photo
 from services.store.ingestions import (
@@ -248,17 +255,25 @@ class ChunkRun:
         if isinstance(answer, PermanentError):
             log.info("item_failed", item=str(item.id), code=str(answer.code))
             return Ending.failed(item, answer.code, answer.message)
+        if isinstance(answer, HostPausedError):
+            return Ending.released(item, answer.rest_s)
         if isinstance(answer, TransientError):
-            # An attempt that ended with its worker says nothing of the source.
-            tries = item.attempts - item.drops
-            if tries < self._tries.attempts:
-                log.info("item_postponed", item=str(item.id), code=str(answer.code))
-                return Ending.put_back(item, self._tries.rest_s(tries - 1))
-            log.info("item_failed", item=str(item.id), code=str(answer.code))
-            return Ending.failed(item, answer.code, answer.message)
+            return self._tried(item, answer)
         log.error("item_crashed", item=str(item.id), exc_info=answer)
         message = "something went wrong here; the log has the item's id"
         return Ending.failed(item, "internal_error", message)
+
+    def _tried(self, item: StoredItem, error: TransientError) -> Ending:
+        # An attempt that ended with its worker says nothing of the source.
+        tries = item.attempts - item.drops
+        if tries >= self._tries.attempts:
+            log.info("item_failed", item=str(item.id), code=str(error.code))
+            return Ending.failed(item, error.code, error.message)
+        log.info("item_postponed", item=str(item.id), code=str(error.code))
+        rest_s = self._tries.rest_s(tries - 1)
+        if isinstance(error, SourceBusyError):
+            rest_s = min(error.retry_after_s, LONGEST_PAUSE_S)
+        return Ending.put_back(item, rest_s)
 
     def _end(self, endings: Sequence[Ending]) -> None:
         self._store.end(self._chunk.ingestion_id, endings)

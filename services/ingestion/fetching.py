@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
+from services.pipeline.fetch import SourceBusyError
 from services.store.ingestions import StoredItem
 from vision.image import EncodedImage
 
@@ -28,6 +29,11 @@ HELD_BYTES = 128 * 1024 * 1024
 """Of photos that wait to be analysed; beyond that no further fetch is begun."""
 LINGER_S = 0.1
 """For more photos to come, once one is there: many together cost the store little more than one."""
+
+LONGEST_PAUSE_S = 3600.0
+"""Of what a host may ask for by `Retry-After`."""
+SHORT_PAUSE_S = 2.0
+"""Is waited for; photos of a host that asks for more are given back until then."""
 
 LOCAL = "file:"
 """In place of a host's name. A disk gains nothing from more readers, and each opens its own zip."""
@@ -51,6 +57,14 @@ class Politeness:
         return cls(settings.fetch_host_concurrency, settings.fetch_host_per_s)
 
 
+class HostPausedError(Exception):
+    """The photo's host has asked for a rest; the photo was not asked for. rest_s: what is left."""
+
+    def __init__(self, rest_s: float) -> None:
+        super().__init__(f"its host is to be left alone for {rest_s:.0f} s")
+        self.rest_s = rest_s
+
+
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """An item and its photo, or why there is none."""
@@ -65,12 +79,19 @@ class Fetched:
 
 @dataclass(slots=True)
 class _Host:
-    """active: requests on their way. next_at: monotonic time before which none is begun."""
+    """active: requests on their way. next_at, paused_until: monotonic times before which none is
+    begun, for the pace or because the host has asked for it.
+    """
 
     concurrency: int
     waiting: deque[tuple[StoredItem, Fetches]] = field(default_factory=deque)
     active: int = 0
     next_at: float = 0.0
+    paused_until: float = 0.0
+
+    @property
+    def opens_at(self) -> float:
+        return max(self.next_at, self.paused_until)
 
 
 class Fetches:
@@ -147,7 +168,9 @@ class PhotoFetcher:
         with self._changed:
             self._forget_hosts()
             for item in wanted:
-                self._host(_host_of(item.url)).waiting.append((item, fetches))
+                host = self._host(_host_of(item.url))
+                host.waiting.append((item, fetches))
+                self._give_back(host)
             self._wake(len(wanted))
         return fetches
 
@@ -183,7 +206,7 @@ class PhotoFetcher:
         """Those that nothing is wanted of: a catalogue may name a million."""
         now = time.monotonic()
         for name, host in list(self._hosts.items()):
-            if not host.active and not host.waiting and host.next_at <= now:
+            if not host.active and not host.waiting and host.opens_at <= now:
                 del self._hosts[name]
 
     def _wake(self, count: int) -> None:
@@ -202,6 +225,8 @@ class PhotoFetcher:
                 photo = fetches.read(item.url)
             except Exception as error:  # noqa: BLE001 - the item's, and for its chunk to judge
                 photo = error
+                if isinstance(error, SourceBusyError):
+                    self._pause(name, error.retry_after_s)
             self._finish(name, fetches, Fetched(item, photo))
             del begun, item, fetches, photo  # Not to be kept while this thread waits for work.
 
@@ -212,7 +237,7 @@ class PhotoFetcher:
                 now = time.monotonic()
                 if self._held < self._max_held:
                     for name, host in self._hosts.items():
-                        if host.waiting and host.active < host.concurrency and host.next_at <= now:
+                        if host.waiting and host.active < host.concurrency and host.opens_at <= now:
                             self._hosts.move_to_end(name)
                             return name, *self._begin_with(host, now)
                 self._idle += 1
@@ -229,11 +254,25 @@ class PhotoFetcher:
     def _next_change(self, now: float) -> float | None:
         """Seconds until a host may be asked again that may not now."""
         moments = [
-            host.next_at
+            host.opens_at
             for host in self._hosts.values()
-            if host.waiting and host.active < host.concurrency and host.next_at > now
+            if host.waiting and host.active < host.concurrency and host.opens_at > now
         ]
         return min(moments) - now if moments else None
+
+    def _pause(self, name: str, rest_s: float) -> None:
+        with self._changed:
+            host = self._hosts[name]
+            until = time.monotonic() + min(rest_s, LONGEST_PAUSE_S)
+            host.paused_until = max(host.paused_until, until)
+            self._give_back(host)
+
+    def _give_back(self, host: _Host) -> None:
+        """What waits for a host that is paused for long."""
+        rest_s = host.paused_until - time.monotonic()
+        while rest_s > SHORT_PAUSE_S and host.waiting:
+            item, fetches = host.waiting.popleft()
+            fetches.arrive(Fetched(item, HostPausedError(rest_s)))
 
     def _finish(self, name: str, fetches: Fetches, fetched: Fetched) -> None:
         with self._changed:

@@ -15,6 +15,7 @@ What keeps it safe, and where:
 
 from __future__ import annotations
 
+import email.utils
 import http
 import re
 import socket
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,8 +49,18 @@ _REFUSED: int = pycurl.SOCKET_BAD
 
 _STATUS_LINE = re.compile(rb"HTTP/[0-9.]+ +([0-9]{3})")
 
+_SECONDS = re.compile(rb"[0-9]{1,9}")
+
 Resolve = Callable[[str], Sequence[str]]
 """Host name → its addresses; raises `OSError` when there are none."""
+
+
+class SourceBusyError(TransientError):
+    """The source said when to come again. retry_after_s: seconds from its answer, 0 or more."""
+
+    def __init__(self, code: ErrorCode, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(code, message)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +242,7 @@ class _Transfer:
         self._rules = rules
         self._max_bytes = max_bytes
         self._location: bytes | None = None
+        self._retry_after: bytes | None = None
         self._headers_ended = False
         self._body = bytearray()
         self._refused_address = False
@@ -261,11 +274,13 @@ class _Transfer:
         """One header line; -1 ends the transfer."""
         if match := _STATUS_LINE.match(line):
             self.status = int(match[1])
-            self._location = None
+            self._location = self._retry_after = None
             return len(line)
         name, _, value = line.partition(b":")
         if name.lower() == b"location":
             self._location = value.strip()
+        elif name.lower() == b"retry-after":
+            self._retry_after = value.strip()
         if line in (b"\r\n", b"\n") and self.status >= 200:  # 1xx only announce the answer
             self._headers_ended = True
             # Only a picture's body is worth waiting for.
@@ -341,9 +356,13 @@ class _Transfer:
         return -1
 
     def _status_error(self) -> VestiaryError:
-        may_pass = 500 <= self.status <= 599 or self.status in TRY_AGAIN
-        kind = TransientError if may_pass else PermanentError
-        return kind(ErrorCode.SOURCE_STATUS, f"the source answered with status {self.status}")
+        code, message = ErrorCode.SOURCE_STATUS, f"the source answered with status {self.status}"
+        if not (500 <= self.status <= 599 or self.status in TRY_AGAIN):
+            return PermanentError(code, message)
+        rest_s = None if self._retry_after is None else parse_retry_after(self._retry_after)
+        if rest_s is None:
+            return TransientError(code, message)
+        return SourceBusyError(code, message, rest_s)
 
     def _body_too_large(self) -> PermanentError:
         return _too_large(f"the source sends more than {self._max_bytes} bytes")
@@ -358,6 +377,21 @@ class _Receipt(_Transfer):
     def require_accepted(self) -> None:
         if not http.HTTPStatus.OK <= self.status < http.HTTPStatus.MULTIPLE_CHOICES:
             raise self._status_error()
+
+
+def parse_retry_after(value: bytes) -> float | None:
+    """Seconds from now that a `Retry-After` asks for (RFC 9110, 10.2.3: a number or a date); None
+    when it cannot be read.
+    """
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    try:
+        moment = email.utils.parsedate_to_datetime(value.decode("ascii"))
+    except ValueError:
+        return None
+    if moment.tzinfo is None:  # "-0000": the time is UTC, and the sender's zone is not told.
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
 def _settle(found: Future[Sequence[str]], resolve: Resolve, host: str) -> None:
