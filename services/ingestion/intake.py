@@ -6,17 +6,26 @@ import hashlib
 import json
 import os
 import threading
+import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
+from typing import TypeVar
 
+from services.ingestion.lasting import RESTS_S
 from services.ingestion.queue import IngestionQueue
 from services.ingestion.rows import CatalogueRow, RowProblem
 from services.ingestion.sources import ReadOptions
 from services.store.ingestions import IngestionStore, NewItem, batches
-from vision.errors import ErrorCode, PermanentError
+from vision.errors import ErrorCode, PermanentError, TransientError
+
+T = TypeVar("T")
 
 Row = CatalogueRow | RowProblem
+
+LONGEST_AWAY_S = 600.0
+"""For so long reading waits for a database that is away."""
 
 
 def items_of(rows: Iterable[Row]) -> Iterator[NewItem]:
@@ -51,7 +60,7 @@ def store_rows(
     for batch in batches(items_of(row for row in rows if row.row_number > read_rows)):
         if stop.is_set():
             return
-        if not queue.append(ingestion_id, last_row, batch):
+        if not _append(batch, last_row, store, queue, ingestion_id, stop):
             stored = store.get(ingestion_id)
             if stored is not None and stored.cancelled:
                 return
@@ -62,7 +71,45 @@ def store_rows(
             )
         last_row = batch[-1].row
     if not stop.is_set():
-        store.end_reading(ingestion_id)
+        _once_the_store_is_there(lambda: store.end_reading(ingestion_id), stop)
+
+
+def _append(
+    batch: Sequence[NewItem],
+    last_row: int,
+    store: IngestionStore,
+    queue: IngestionQueue,
+    ingestion_id: uuid.UUID,
+    stop: threading.Event,
+) -> bool:
+    """Whether the batch is stored; not if somebody else stored what comes after `last_row`."""
+    answer_lost = False
+
+    def append() -> bool:
+        nonlocal answer_lost
+        try:
+            if queue.append(ingestion_id, last_row, batch):
+                return True
+            # It may be there from a try whose answer was lost.
+            stored = store.get(ingestion_id) if answer_lost else None
+            return stored is not None and stored.read_rows == batch[-1].row
+        except TransientError:
+            answer_lost = True
+            raise
+
+    return _once_the_store_is_there(append, stop)
+
+
+def _once_the_store_is_there(action: Callable[[], T], stop: threading.Event) -> T:
+    """Raises what `action` does; `TransientError` only after a long wait, or when told to stop."""
+    until = time.monotonic() + LONGEST_AWAY_S
+    rests_s = chain(RESTS_S, repeat(RESTS_S[-1]))
+    while True:
+        try:
+            return action()
+        except TransientError:
+            if time.monotonic() > until or stop.wait(next(rests_s)):
+                raise
 
 
 def source_digest(path: Path, options: ReadOptions) -> str:

@@ -19,6 +19,7 @@ import structlog
 from procrastinate import PsycopgConnector
 from procrastinate.connector import Notify
 from procrastinate.exceptions import ConnectorException
+from psycopg_pool import AsyncConnectionPool
 
 T = TypeVar("T")
 
@@ -35,6 +36,16 @@ class LastingConnector(PsycopgConnector):
         super().__init__(**pool)
         self.lost = asyncio.Event()
         self._stopping = stopping
+
+    async def open_async(self, pool: AsyncConnectionPool | None = None) -> None:
+        while True:
+            try:
+                return await super().open_async(pool)
+            except psycopg.OperationalError:
+                await self.close_async()
+                if self._stopping.is_set():
+                    raise
+                log.warning("queue_away")
 
     async def execute_query_async(self, query: Any, **arguments: Any) -> None:
         execute = super().execute_query_async

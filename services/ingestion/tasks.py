@@ -31,6 +31,8 @@ TOOLS = "tools"
 """Name under which the worker hands its `Tools` to the tasks."""
 
 REQUEUE_EVERY_S = 10
+FIRST = 1
+"""Priority of what takes no time, before chunks, which have none: a queue may be days long."""
 # Of a chunk: others may be at work on it.
 SHORTEST_REST_S = 0.1
 
@@ -114,11 +116,15 @@ def queue_app(connector: BaseConnector) -> App:
     """The queue with our tasks, on a connector of the caller's choice."""
     app = App(connector=connector)
     app.task(queue=QUEUE, name=INGEST_CHUNK, retry=RETRY, pass_context=True)(ingest_chunk)
-    app.task(queue=QUEUE, name=ANNOUNCE, retry=AnnouncePolicy(), pass_context=True)(
+    app.task(queue=QUEUE, name=ANNOUNCE, retry=AnnouncePolicy(), priority=FIRST, pass_context=True)(
         announce_ingestion
     )
     requeue = app.task(
-        queue=QUEUE, name=REQUEUE_STALLED, queueing_lock=REQUEUE_STALLED, pass_context=True
+        queue=QUEUE,
+        name=REQUEUE_STALLED,
+        queueing_lock=REQUEUE_STALLED,
+        priority=FIRST,
+        pass_context=True,
     )(requeue_stalled)
     app.periodic(cron=f"* * * * * */{REQUEUE_EVERY_S}")(requeue)
     return app
