@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 from procrastinate import App, BaseRetryStrategy, JobContext, RetryDecision
 from procrastinate.connector import BaseConnector
+from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job
 
 from services.ingestion.chunks import Bench, ChunkRun
@@ -180,5 +181,8 @@ async def requeue_stalled(context: JobContext, timestamp: int) -> None:  # noqa:
     lease_s = context.additional_context[TOOLS].container.settings.ingestion_lease_s
     manager = context.app.job_manager
     for job in await manager.get_stalled_jobs(seconds_since_heartbeat=lease_s):
+        try:
+            await manager.retry_job(job)
+        except ConnectorException:  # It is not stalled any more: another worker was faster.
+            continue
         log.warning("job_requeued", job=job.id, task=job.task_name)
-        await manager.retry_job(job)
