@@ -13,6 +13,8 @@ from vision.errors import ErrorCode, PermanentError
 
 POSTPONED = "postponed"
 RELEASED = "released"
+INTERNAL_ERROR = "internal_error"
+OUTCOMES = (str(IngestionItemState.DONE), POSTPONED, RELEASED, INTERNAL_ERROR, *map(str, ErrorCode))
 
 
 class WorkerMetrics:
@@ -27,6 +29,9 @@ class WorkerMetrics:
             ["outcome"],
             registry=self._registry,
         )
+        # Prometheus sees no increase in a count that begins with its first event.
+        for outcome in OUTCOMES:
+            self._items.labels(outcome)
         self._last_item = Gauge(
             "vestiary_worker_last_item_timestamp_seconds",
             "When the worker last let an item go, as Unix time; 0 when it never did.",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +105,8 @@ def test_an_item_is_counted_under_what_became_of_it(
         for family in text_string_to_metric_families(metrics.render().decode())
         if family.name == "vestiary_worker_items"
     ]
-    assert {s.labels["outcome"]: s.value for s in items.samples if s.name.endswith("_total")} == {
+    counts = {s.labels["outcome"]: s.value for s in items.samples if s.name.endswith("_total")}
+    assert {outcome: count for outcome, count in counts.items() if count} == {
         "done": 2,
         "source_status": 1,
         "model_unavailable": 1,
@@ -129,6 +132,25 @@ def test_a_worker_serves_its_counts_while_it_works() -> None:
         requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5)
     with metrics.served(None):
         pass
+
+
+def test_no_alert_waits_for_a_second_event() -> None:
+    """What begins at one, not at zero, never increased."""
+    page = WorkerMetrics().render().decode()
+    for outcome in ("done", "internal_error", *ErrorCode):
+        assert f'vestiary_worker_items_total{{outcome="{outcome}"}} 0.0' in page
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_alerts_fire_when_they_should() -> None:
+    finished = subprocess.run(
+        ["promtool", "test", "rules", str(DEPLOY / "prometheus" / "alerts_test.yaml")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
 def test_panels_do_not_overlap() -> None:
