@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import AsyncMock
 
 import pytest
 from procrastinate.exceptions import ConnectorException
@@ -22,8 +24,9 @@ from services.ingestion.lasting import LastingConnector
 from services.ingestion.queue import IngestionQueue
 from services.ingestion.rows import CatalogueRow
 from services.ingestion.sources import DEFAULT_OPTIONS
+from services.ingestion.tasks import TOOLS, queue_app, requeue_stalled
 from services.store import ingestions
-from services.store.ingestions import IngestionStore, NewIngestion
+from services.store.ingestions import IngestionStore, NewIngestion, NewItem
 from services.store.session import Database
 from tests.pictures import picture
 from vision.errors import ErrorCode, TransientError
@@ -135,6 +138,23 @@ class TestQueue:
             with pytest.raises(ConnectorException):
                 await connector.execute_query_async("SELECT 1 / 0")
             assert not connector.lost.is_set()
+
+        asyncio.run(connected(database, ask))
+
+    def test_two_workers_may_requeue_the_same_dead_workers_jobs(
+        self, container: Container, database: Database
+    ) -> None:
+        IngestionQueue(database).create([NewItem(1, "https://shop.example/")])
+
+        async def ask(connector: LastingConnector, _stopping: asyncio.Event) -> None:
+            app = queue_app(connector)
+            (job,) = await app.job_manager.list_jobs_async()
+            # As another worker sees it that has asked a moment before.
+            app.job_manager.get_stalled_jobs = AsyncMock(return_value=[job])  # type: ignore[method-assign]
+            tools = SimpleNamespace(container=container)
+            context = SimpleNamespace(app=app, additional_context={TOOLS: tools})
+            await requeue_stalled(context, 0)  # type: ignore[arg-type]
+            assert (await app.job_manager.list_jobs_async())[0].status == "todo"
 
         asyncio.run(connected(database, ask))
 
