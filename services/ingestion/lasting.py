@@ -1,7 +1,7 @@
 """The queue's connection for a worker that outlasts its database being away.
 
-Procrastinate gives up where a statement fails: its worker stops when it cannot listen or send a
-heartbeat, and a job whose end it could not store stays "doing" for as long as the worker lives.
+Procrastinate gives up where a statement fails: its worker stops when it cannot send a heartbeat,
+and a job whose end it could not store stays "doing" for as long as the worker lives.
 Here statements wait until the database is back. One whose answer was lost may have been carried
 out, though: a job may have been given to this worker that it knows nothing of. So the worker has to
 start over under another name, and what its old self had is given to others.
@@ -10,14 +10,13 @@ start over under another name, and what its old self had is given to others.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 import structlog
 from procrastinate import PsycopgConnector
-from procrastinate.connector import Notify
 from procrastinate.exceptions import ConnectorException
 
 if TYPE_CHECKING:
@@ -60,10 +59,6 @@ class LastingConnector(PsycopgConnector):
     async def execute_query_all_async(self, query: Any, **arguments: Any) -> list[dict[str, Any]]:
         execute = super().execute_query_all_async
         return await self._lasting(lambda: execute(query, **arguments))
-
-    async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
-        listen = super().listen_notify
-        await self._lasting(lambda: listen(on_notification, channels))
 
     async def back(self) -> None:
         """Wait until a connection was lost, and then until the database answers again."""
