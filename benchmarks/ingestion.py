@@ -25,11 +25,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import psutil
 from rich.console import Console
@@ -39,7 +40,8 @@ from benchmarks import ingestion_upload
 from services.ingestion.queue import IngestionQueue
 from services.pipeline.lanes import usable_cores
 from services.store.embedded import EmbeddedPostgres
-from services.store.ingestions import NewItem
+from services.store.ingestions import IngestionStore, NewItem
+from services.store.records import IngestionItemState
 from services.store.session import Database
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,8 +64,8 @@ class Sizes:
     model_photo_wh: tuple[int, int] = (600, 800)
 
 
-FULL = Sizes(20_000, 240, 1200, 1_000_000)
-QUICK = Sizes(2_000, 48, 240, 100_000)
+FULL = Sizes(20_000, 480, 1200, 1_000_000)
+QUICK = Sizes(2_000, 96, 300, 100_000)
 
 
 @dataclass(frozen=True)
@@ -91,26 +93,30 @@ class Rig:
         self._folder = folder
         self._database = database
         self._shop = shop
+        self._numbers = count()
 
     def ingest(self, items: int, workers: Sequence[Sequence[str]]) -> Run:
         """Queue a list of photos to workers that wait for it; each is given by its arguments."""
         with ExitStack() as opened:
             processes = [opened.enter_context(self._worker(arguments)) for arguments in workers]
-            photos = (NewItem(row, f"{self._shop}/{row}.jpg") for row in range(1, items + 1))
-            ingestion_id = IngestionQueue(self._database).create(photos)
+            ingestion_id = IngestionQueue(self._database).create(self._photos(items))
             began = time.monotonic()
             memory: list[tuple[int, float]] = []
             while (left := self._left(ingestion_id)) > 0:
                 memory.append((items - left, processes[0].memory_info().rss / 1e6))
                 time.sleep(POLL_S)
             seconds = time.monotonic() - began
-        with self._database.session() as session:
-            done = session.scalar(text("SELECT count(*) FROM ingestion_items WHERE state = 'done'"))
-        if done != items:
-            raise RuntimeError(f"only {done} of {items} photos were done")
+        stored = IngestionStore(self._database).get(ingestion_id)
+        if stored is None or stored.counts[IngestionItemState.DONE] != items:
+            raise RuntimeError(f"not every photo was done: {stored}")
         return Run(items / seconds, memory)
 
-    def _left(self, ingestion_id: Any) -> int:
+    def _photos(self, items: int) -> Iterator[NewItem]:
+        """None of which was ever seen here."""
+        for row in range(1, items + 1):
+            yield NewItem(row, f"{self._shop}/{next(self._numbers)}.jpg")
+
+    def _left(self, ingestion_id: uuid.UUID) -> int:
         unfinished = text(
             "SELECT count(*) FROM ingestion_items "
             "WHERE ingestion_id = :id AND state IN ('pending', 'running')"
@@ -201,7 +207,7 @@ def _models_alone(sizes: Sizes) -> float:
     command = [sys.executable, "-m", "benchmarks.models_alone"]
     sized = [
         "--photos",
-        str(sizes.model_items // 2),
+        str(sizes.model_items // 4),
         "--width",
         str(width),
         "--height",

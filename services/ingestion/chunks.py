@@ -50,8 +50,7 @@ P = ParamSpec("P")
 
 # Longest wait for a photo before looking whether to stop.
 WAIT_S = 1.0
-# Half a chunk: its statements cost little, and with the shipped models two cores take four
-# seconds for it, for which a transaction is open.
+# What comes in time is stored together; a chunk at most, as a transaction is open for it.
 BATCH_PHOTOS = 32
 # A store that is away is asked again after so many seconds, the last ones again and again.
 STORE_RESTS_S = (0.2, 0.5, 1.0, 2.0, 5.0)

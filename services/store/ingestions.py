@@ -44,10 +44,10 @@ from services.store.session import Database
 from services.store.tables import IngestionItemRow, IngestionRow, uuid7
 from vision.errors import ErrorCode, PermanentError
 
-# Of a job. A run of it costs the queue and us some 25 statements whatever its size: less than half
-# of one for each item. Twice as many items would save little more, be twice as much to do again
-# after a crash, and be shared less evenly. With the shipped models two cores take ten seconds.
-CHUNK_ITEMS = 64
+# Of a job: what one transaction stores, with the shipped models four seconds of two cores. Twice as
+# many would save a tenth of what is not inference, be shared less evenly between workers, and be
+# twice as much to do again after a crash.
+CHUNK_ITEMS = 32
 BATCH_ITEMS = 1000
 """Written at once; a megabyte or so of memory."""
 PAGE_ITEMS = 1000

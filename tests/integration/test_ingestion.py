@@ -165,7 +165,7 @@ def test_finished_jobs_do_not_pile_up(
     submit(client, [{"image_url": photos(1)}] * 130)
     jobs = text("SELECT count(*) FROM procrastinate_jobs WHERE task_name = 'ingest_chunk'")
     with database.session() as session:
-        assert session.scalar(jobs) == 3  # Chunks of 64, 64 and 2 rows.
+        assert session.scalar(jobs) == 5  # Four chunks of 32 rows, and one of two.
     run_worker(container, until_empty=True)
     with database.session() as session:
         assert session.scalar(jobs) == 0
