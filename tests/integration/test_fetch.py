@@ -6,6 +6,8 @@ import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 import trustme
 from pytest_httpserver import HTTPServer
 
-from services.pipeline.fetch import Fetcher, FetchPolicy
+from services.pipeline.fetch import Fetcher, FetchPolicy, SourceBusyError, parse_retry_after
 from services.settings import Settings
 from tests.integration.fetching import LOOPBACK, failure, fetcher_for
 from tests.integration.hostile import (
@@ -337,3 +339,47 @@ def assert_not_trusted(fetcher: Fetcher, url: str) -> None:
     assert isinstance(error, PermanentError)
     assert error.code is ErrorCode.SOURCE_UNREACHABLE
     assert "certificate" in error.message
+
+
+@pytest.mark.parametrize(
+    ("value", "rest_s"),
+    [
+        (b"0", 0.0),
+        (b"120", 120.0),
+        (b"Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        (b"Fri, 31 Dec 1999 23:59:59 -0000", 0.0),
+        (b"soon", None),
+        (b"-1", None),
+        (b"1e9", None),
+        (b"\xff", None),
+        (b"", None),
+    ],
+)
+def test_what_retry_after_says(value: bytes, rest_s: float | None) -> None:
+    assert parse_retry_after(value) == rest_s
+
+
+def test_a_date_to_come_is_so_many_seconds_away() -> None:
+    moment = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    rest_s = parse_retry_after(moment.encode())
+    assert rest_s is not None
+    assert 85 < rest_s <= 90
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_source_says_when_to_come_again(httpserver: HTTPServer, status: int) -> None:
+    httpserver.expect_request("/a").respond_with_data(
+        "busy", status=status, headers={"Retry-After": "7"}
+    )
+    error = failure(fetcher_for(httpserver.port), httpserver.url_for("/a"))
+    assert isinstance(error, SourceBusyError)
+    assert (error.code, error.retry_after_s) == (ErrorCode.SOURCE_STATUS, 7.0)
+
+
+def test_a_page_that_is_gone_stays_gone_whatever_it_says(httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/a").respond_with_data(
+        "gone", status=404, headers={"Retry-After": "7"}
+    )
+    assert isinstance(
+        failure(fetcher_for(httpserver.port), httpserver.url_for("/a")), PermanentError
+    )

@@ -200,6 +200,30 @@ def test_a_transient_failure_is_tried_again_and_then_given_up(
     assert second["error"]["code"] == "source_status"
 
 
+def test_a_host_that_asks_for_a_rest_gets_it_and_its_rows_are_not_blamed(
+    client: FlaskClient, container: Container, httpserver: HTTPServer, database: Database
+) -> None:
+    busy = {"status": 429, "headers": {"Retry-After": "120"}}
+    httpserver.expect_request("/a.png").respond_with_data("busy", **busy)
+    httpserver.expect_request("/b.png").respond_with_data(picture(1).data)
+    # One at a time, so that the second is not asked for any more.
+    polite = container.settings.model_copy(update={"fetch_host_concurrency": 1})
+    object.__setattr__(container, "settings", polite)
+    urls = [httpserver.url_for(path) for path in ("/a.png", "/b.png")]
+    location = submit(client, [{"image_url": url} for url in urls])
+    run_worker(container, until_empty=True)
+    assert [(i["state"], i["attempts"]) for i in rows(client, location)] == [
+        ("pending", 1),
+        ("pending", 0),
+    ]
+    with database.session() as session:
+        rests = text("SELECT extract(epoch FROM not_before - now()) FROM ingestion_items")
+        assert all(100 < rest <= 120 for rest in session.scalars(rests))
+        jobs = text("SELECT extract(epoch FROM min(scheduled_at) - now()) FROM procrastinate_jobs")
+        assert 100 < session.scalars(jobs).one() <= 121
+    assert len(httpserver.log) == 1
+
+
 def test_a_bug_in_one_row_does_not_stop_the_others(
     client: FlaskClient,
     container: Container,
