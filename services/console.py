@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from vision.garments import UNKNOWN
+
 if TYPE_CHECKING:
     from services.store.records import StoredAnalysis
 
@@ -69,7 +71,12 @@ def _row(garment: Json) -> list[str]:
 
 
 def _answer(answer: Json | None) -> str:
-    return "" if answer is None else _scored(answer["label"], answer["confidence"])
+    """The label, or with a question mark the likeliest where the answer is `unknown`."""
+    if answer is None:
+        return ""
+    unknown = answer["label"] == UNKNOWN and answer["alternatives"]
+    label = f"{answer['alternatives'][0]['label']}?" if unknown else answer["label"]
+    return _scored(label, answer["confidence"])
 
 
 def _scored(label: str, score: float | None) -> str:

@@ -84,3 +84,11 @@ def test_the_table_says_when_nothing_was_detected():
     text = _text(_report(whole, classified_whole=True))
     assert "classified whole" in text
     assert "whole photo" in text
+
+
+def test_the_table_puts_a_question_mark_behind_the_likeliest_of_an_unknown_answer():
+    likely = [{"label": "Jackets", "confidence": 0.4}, {"label": "Blazers", "confidence": 0.3}]
+    unknown = {"label": "unknown", "confidence": 0.4, "alternatives": likely}
+    text = _text(_report(_garment(attributes={"article_type": unknown})))
+    assert "Jackets? 0.40" in text
+    assert "unknown" not in text
