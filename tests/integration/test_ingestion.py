@@ -469,6 +469,26 @@ class TestRows:
             run_chunk(container, chunk)
         assert store.unfinished(chunk).count == 1
 
+    def test_what_cannot_be_stored_of_one_row_keeps_no_other_from_being_stored(
+        self, store: IngestionStore, container: Container, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        record, sizes = container.recorder.record_many, []
+
+        def refuse_second(submissions: Any, *rest: Any) -> Any:
+            sizes.append(len(submissions))
+            if any(submission.external_id == "sku-2" for submission in submissions):
+                raise ValueError("no such column")
+            return record(submissions, *rest)
+
+        monkeypatch.setattr(container.recorder, "record_many", refuse_second)
+        monkeypatch.setattr(container.fetcher, "fetch", lambda url: picture(int(url[-5])))
+        chunk = new_ingestion(store, 3)
+        assert run_chunk(container, chunk).count == 0
+        items = store.items(chunk.ingestion_id, 10).items
+        assert [str(item.state) for item in items] == ["done", "failed", "done"]
+        assert items[1].error_code == "internal_error"
+        assert sizes == [3, 1, 1, 1]
+
     def test_a_store_that_comes_back_costs_nothing(
         self, store: IngestionStore, container: Container, monkeypatch: pytest.MonkeyPatch
     ) -> None:

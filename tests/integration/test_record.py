@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
 import pytest
 from sqlalchemy import text
 
-from services.pipeline.record import Recorder, canonical_options, models_key, stored_as_json
-from services.pipeline.run import AnalysisOptions, Pipeline
+from services.pipeline.record import (
+    Recorder,
+    Submission,
+    canonical_options,
+    models_key,
+    stored_as_json,
+)
+from services.pipeline.run import AnalysisOptions, Photo, Pipeline
 from services.store.analyses import AnalysisFilter, AnalysisStore
 from services.store.session import Database
 from tests.fakes import fake_pipeline
@@ -136,3 +146,68 @@ def test_the_json_form_carries_ids_times_and_sources(recorder: Recorder) -> None
     ]
     assert content["image"]["sources"] == [{"external_id": "p1", "url": None}]
     assert content["garments"][0]["box"] == [0, 0, 60, 40]
+
+
+def submission(seed: int, name: str, gender: str | None = None) -> Submission:
+    options = AnalysisOptions(context={} if gender is None else {"gender": gender})
+    return Submission(Photo(picture(seed), options), name, f"https://shop.example/{name}")
+
+
+class TestMany:
+    def test_each_photo_is_analysed_once_and_remembers_every_place(
+        self, recorder: Recorder, pipeline: Pipeline, analyses: AnalysisStore
+    ) -> None:
+        known, _ = recorder.record(picture(1), external_id="old")
+        answers = recorder.record_many(
+            [
+                submission(0, "a"),
+                submission(1, "b"),
+                submission(0, "c"),
+                submission(0, "d", "Women"),
+                Submission(Photo(EncodedImage(picture().data[:60])), "broken"),
+            ]
+        )
+        first, second, third, fourth, broken = answers
+        assert first == third
+        assert second == known.id
+        assert len({first, second, fourth}) == 3
+        assert isinstance(broken, PermanentError)
+        assert pipeline.detector.seen == 1 + 2  # type: ignore[attr-defined]
+        assert recorder.record_many([submission(0, "a")]) == [first]
+        assert isinstance(first, uuid.UUID)
+        stored = analyses.get(first)
+        assert stored is not None
+        assert [source.external_id for source in stored.sources] == ["a", "c", "d"]
+        alone, created = recorder.record(picture(0))
+        assert (alone.id, created) == (first, False)
+
+    def test_what_is_older_than_asked_for_is_made_again_and_kept(
+        self, recorder: Recorder, analyses: AnalysisStore
+    ) -> None:
+        (old,) = recorder.record_many([submission(0, "a")])
+        later = datetime.now(UTC)
+        (new,) = recorder.record_many([submission(0, "a")], not_before=later)
+        assert old != new
+        assert recorder.record_many([submission(0, "a")], not_before=later) == [new]
+        assert isinstance(old, uuid.UUID)
+        assert analyses.get(old) is not None
+
+    def test_several_at_once_make_one_analysis_of_each(
+        self, analyses: AnalysisStore, database: Database
+    ) -> None:
+        pipeline = fake_pipeline(delay_s=0.02)
+        recorder = Recorder(pipeline, analyses)
+        seeds = list(range(6))
+
+        def record(turn: int) -> list[uuid.UUID | Exception]:
+            # Each in another order: two that wait for each other would never end.
+            order = seeds[turn:] + seeds[:turn]
+            ids = recorder.record_many([submission(seed, f"{seed}-{turn}") for seed in order])
+            return [ids[order.index(seed)] for seed in seeds]
+
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(record, range(4)))
+        assert answers == [answers[0]] * 4
+        assert pipeline.detector.seen == 6  # type: ignore[attr-defined]
+        with database.session() as session:
+            assert session.scalar(text("SELECT count(*) FROM image_sources")) == 24
