@@ -36,6 +36,8 @@ FIRST = 1
 """Priority of what takes no time, before chunks, which have none: a queue may be days long."""
 # Of a chunk: others may be at work on it.
 SHORTEST_REST_S = 0.1
+RUNS_WITH_BUG = 10
+"""Of a chunk that ends with an error nobody has foreseen."""
 
 INGEST_CHUNK = "ingest_chunk"
 ANNOUNCE = "announce_ingestion"
@@ -86,13 +88,15 @@ class RetryPolicy(BaseRetryStrategy):
         return min(self.longest_rest_s, self.first_rest_s * self.factor ** min(runs, 16))
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
-        """Again for items that wait and for a store that was away; any other error is a bug."""
+        """Again for items that wait, for a store that was away, and a few times for a bug: what the
+        run had in hand is taken up one by one, and what is at fault fails by itself.
+        """
         if isinstance(exception, ChunkInterruptedError):
             return RetryDecision(retry_in={"milliseconds": 0})
         if isinstance(exception, ChunkUnfinishedError):
             rest_s = max(exception.rest_s, SHORTEST_REST_S)
             return RetryDecision(retry_in={"milliseconds": ceil(rest_s * 1000)})
-        if not isinstance(exception, TransientError):
+        if not isinstance(exception, TransientError) and job.attempts >= RUNS_WITH_BUG:
             return None
         return RetryDecision(retry_in={"milliseconds": round(self.rest_s(job.attempts) * 1000)})
 

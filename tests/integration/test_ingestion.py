@@ -374,8 +374,8 @@ class TestQueue:
         assert [policy.rest_s(runs) for runs in range(5)] == [5, 20, 80, 300, 300]
         assert policy.rest_s(10_000) == 300
 
-    def test_only_what_may_pass_is_tried_again(self) -> None:
-        policy, job = RetryPolicy(), type("Job", (), {"attempts": 0})()
+    def test_what_may_pass_is_tried_again_and_a_bug_a_few_times(self) -> None:
+        policy, job = RetryPolicy(), type("Job", (), {"attempts": tasks.RUNS_WITH_BUG})()
         busy = TransientError(ErrorCode.STORE_UNAVAILABLE, "busy")
         assert policy.get_retry_decision(exception=ChunkUnfinishedError(), job=job) is not None
         assert policy.get_retry_decision(exception=busy, job=job) is not None
