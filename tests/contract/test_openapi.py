@@ -25,8 +25,8 @@ from tests.fakes import fake_pipeline
 METHODS = ("get", "post", "put", "patch", "delete")
 
 # What text in the right form cannot promise: that a cursor was given out, that base64 is an image,
-# that a URL leads to one, that a key is new, that a filter fits what is asked for. So 422 is a right
-# answer, and 502 for such a URL.
+# that a URL leads to one, that a key is new, that a filter fits what is asked for. So 422 is a
+# right answer, and 502 for such a URL.
 NOT_CHECKED = {
     "GET /v1/analyses": [positive_data_acceptance],
     "GET /v1/products": [positive_data_acceptance],
