@@ -52,6 +52,9 @@ P = ParamSpec("P")
 WAIT_S = 1.0
 # What comes in time is stored together; a chunk at most, as a transaction is open for it.
 BATCH_PHOTOS = 32
+# One batch has the models and one is being stored; no more are begun, so that a cancelled ingestion
+# stops soon.
+BATCHES_AT_ONCE = 2
 # A store that is away is asked again after so many seconds, the last ones again and again.
 STORE_RESTS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 LONGEST_AWAY_S = 90.0
@@ -115,6 +118,7 @@ class Bench:
     photos: PhotoFetcher
     leases: Leases
     hands: Hands
+    batches: threading.BoundedSemaphore
     metrics: WorkerMetrics
 
     @classmethod
@@ -129,6 +133,7 @@ class Bench:
             PhotoFetcher(Politeness.from_settings(settings)),
             Leases(store, timedelta(seconds=settings.ingestion_lease_s)),
             Hands(),
+            threading.BoundedSemaphore(BATCHES_AT_ONCE),
             WorkerMetrics(),
         )
 
@@ -167,12 +172,14 @@ class ChunkRun:
         self._photos = bench.photos
         self._leases = bench.leases
         self._hands = bench.hands
+        self._batches = bench.batches
         self._metrics = bench.metrics
         self._source = PhotoSource(bench.fetcher, bench.files if terms.files else None)
         self._chunk = chunk
         self._terms = terms
         self._tries = tries
         self._stopped = stopped
+        self._cancelled = False
 
     def run(self) -> Unfinished:
         """Work on all items that wait; returns what is left.
@@ -196,15 +203,19 @@ class ChunkRun:
         return self._store.unfinished(self._chunk)
 
     def _work_on(self, items: Sequence[StoredItem]) -> None:
-        """End every one of the items. When told to stop, the batch in hand is finished."""
+        """End every one of the items. When told to stop, or when the ingestion is cancelled, the
+        batch in hand is finished and the others are put back.
+        """
         with self._leases.hold(items) as held:
             self._give_up(held)
             fetches = self._photos.fetch(held.items, self._source.read)
             try:
                 while held.items and not self._stopped():
                     batch = fetches.next_batch(BATCH_PHOTOS, timeout_s=WAIT_S)
-                    with fetches.held(batch):
+                    with fetches.held(batch), self._batches:
                         self._persistently(self._finish, batch)
+                    if self._cancelled:
+                        break
                     held.let_go(fetched.item for fetched in batch)
             finally:
                 fetches.cancel()
@@ -220,7 +231,15 @@ class ChunkRun:
         held.let_go(hopeless)
 
     def _finish(self, batch: Sequence[Fetched]) -> None:
-        """Analyse and store. May be done again when it failed: what was stored is found."""
+        """Analyse and store. May be done again when it failed: what was stored is found.
+
+        Does nothing but note it when the ingestion is cancelled.
+        """
+        if not batch:
+            return
+        self._cancelled = self._store.is_cancelled(self._chunk.ingestion_id)
+        if self._cancelled:
+            return
         came = [fetched for fetched in batch if isinstance(fetched.photo, EncodedImage)]
         endings = self._analyzed(came)
         for fetched in batch:

@@ -342,6 +342,11 @@ class IngestionStore:
             failures=dict(sorted(failures.items())),
         )
 
+    def is_cancelled(self, ingestion_id: uuid.UUID) -> bool:
+        cancelled = select(IngestionRow.cancelled_at.is_not(None))
+        with self._database.session() as session:
+            return bool(session.scalar(cancelled.where(IngestionRow.id == ingestion_id)))
+
     def terms(self, ingestion_id: uuid.UUID) -> Terms:
         with self._database.session() as session:
             ingestion = session.get_one(IngestionRow, ingestion_id)
@@ -352,7 +357,7 @@ class IngestionStore:
         )
 
     def cancel(self, ingestion_id: uuid.UUID) -> None:
-        """Waiting items are cancelled, no more are read; items in hand are ended as they turn out.
+        """Waiting items are cancelled, no more are read; photos being analysed end as they turn out.
 
         Changes nothing about an ingestion that is finished or cancelled.
         """

@@ -28,7 +28,7 @@ from sqlalchemy import text
 from services.api import ingestions as api_ingestions
 from services.api.app import create_app
 from services.bootstrap import Container
-from services.ingestion import chunks, tasks, worker
+from services.ingestion import chunks, tasks
 from services.ingestion.chunks import Bench, ChunkRun
 from services.ingestion.queue import IngestionQueue
 from services.ingestion.tasks import ChunkInterruptedError, ChunkUnfinishedError, RetryPolicy
@@ -618,23 +618,22 @@ class TestApi:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(ingestions, "CHUNK_ITEMS", 4)
-        monkeypatch.setattr(worker, "CONCURRENCY", 2)
         location = submit(client, [{"image_url": photos(number)} for number in range(20)])
-        fetch = container.fetcher.fetch
+        record_many = container.recorder.record_many
         cancelled = threading.Event()
 
-        def cancel_and_fetch(url: str) -> Any:
+        def cancel_and_record(*args: Any, **kwargs: Any) -> Any:
             if not cancelled.is_set():
                 cancelled.set()
                 client.delete(location)
-            return fetch(url)
+            return record_many(*args, **kwargs)
 
-        monkeypatch.setattr(container.fetcher, "fetch", cancel_and_fetch)
+        monkeypatch.setattr(container.recorder, "record_many", cancel_and_record)
         run_worker(container, until_empty=True)
         after = client.get(location).json
         counts = after["counts"]
         assert (after["state"], counts["done"] + counts["cancelled"]) == ("cancelled", 20)
-        assert 4 <= counts["done"] <= 8
+        assert 1 <= counts["done"] <= 8
 
     def test_retrying_what_failed(
         self, client: FlaskClient, container: Container, httpserver: HTTPServer
