@@ -357,7 +357,7 @@ class IngestionStore:
         )
 
     def cancel(self, ingestion_id: uuid.UUID) -> None:
-        """Waiting items are cancelled, no more are read; photos being analysed end as they turn out.
+        """Waiting items are cancelled, no more are read; photos in analysis end as they turn out.
 
         Changes nothing about an ingestion that is finished or cancelled.
         """
