@@ -28,11 +28,11 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from services.store.bulk import insert_rows
 from services.store.cursor import decode_cursor, encode_cursor
-from services.store.garment_rows import garment_from_row, values_of_garment
+from services.store.garment_rows import report_from_row, values_of_garment
 from services.store.records import ImageSource, Page, StoredAnalysis
 from services.store.session import Database
 from services.store.tables import AnalysisRow, Base, GarmentRow, ImageRow, ImageSourceRow, uuid7
-from vision.garments import ImageReport, ModelVersion
+from vision.garments import ImageReport
 
 ANALYSES, GARMENTS, IMAGES, SOURCES = (
     Base.metadata.tables[row.__tablename__]
@@ -423,17 +423,7 @@ def _source_digest(source: NewSource) -> str:
 
 
 def _analysis(row: AnalysisRow) -> StoredAnalysis:
-    report = ImageReport(
-        image_sha256=row.image.sha256,
-        resolution_wh=(row.image.width, row.image.height),
-        garments=tuple(garment_from_row(garment) for garment in row.garments),
-        classified_whole=row.classified_whole,
-        models={
-            stage: ModelVersion(model["name"], model["version"])
-            for stage, model in row.models.items()
-        },
-        timings_ms=row.timings_ms,
-    )
+    report = report_from_row(row)
     return StoredAnalysis(
         id=row.id,
         created_at=row.created_at,

@@ -8,8 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from services.store.tables import EMBEDDING_LENGTH, GarmentRow, uuid7
-from vision.garments import ATTRIBUTES, Colour, Garment, Labels, Prediction, Style
+from services.store.tables import EMBEDDING_LENGTH, AnalysisRow, GarmentRow, uuid7
+from vision.garments import (
+    ATTRIBUTES,
+    Colour,
+    Garment,
+    ImageReport,
+    Labels,
+    ModelVersion,
+    Prediction,
+    Style,
+)
 from vision.rle import Rle
 
 _VECTOR = "[" + ",".join(["%.5g"] * EMBEDDING_LENGTH) + "]"
@@ -116,4 +125,19 @@ def _style_from_json(content: Mapping[str, Any]) -> Style:
         label=content["label"],
         score=content["score"],
         attributes=_predictions_from_json(content["attributes"]),
+    )
+
+
+def report_from_row(row: AnalysisRow) -> ImageReport:
+    """The report as it was stored, its image and garments read with it."""
+    return ImageReport(
+        image_sha256=row.image.sha256,
+        resolution_wh=(row.image.width, row.image.height),
+        garments=tuple(garment_from_row(garment) for garment in row.garments),
+        classified_whole=row.classified_whole,
+        models={
+            stage: ModelVersion(model["name"], model["version"])
+            for stage, model in row.models.items()
+        },
+        timings_ms=row.timings_ms,
     )

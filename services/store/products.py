@@ -22,7 +22,7 @@ from sqlalchemy.types import Text
 
 from services.pipeline.merge import Correction, ProductPhoto
 from services.store.cursor import decode_cursor, encode_cursor
-from services.store.garment_rows import garment_from_row
+from services.store.garment_rows import report_from_row
 from services.store.records import Page
 from services.store.session import Database
 from services.store.tables import (
@@ -33,7 +33,6 @@ from services.store.tables import (
     IngestionItemRow,
 )
 from vision.boxes import pairwise_iou
-from vision.garments import ImageReport, ModelVersion
 
 MAX_PHOTOS = 100
 """Of one product: the first that were handed in. An id that stands for half a catalogue
@@ -233,17 +232,7 @@ def _stored_photo(
     urls: Iterable[str],
     corrections: Sequence[tuple[GarmentRow, Correction]],
 ) -> StoredPhoto:
-    report = ImageReport(
-        image_sha256=row.image.sha256,
-        resolution_wh=(row.image.width, row.image.height),
-        garments=tuple(garment_from_row(garment) for garment in row.garments),
-        classified_whole=row.classified_whole,
-        models={
-            stage: ModelVersion(model["name"], model["version"])
-            for stage, model in row.models.items()
-        },
-        timings_ms=row.timings_ms,
-    )
+    report = report_from_row(row)
     hints: Mapping[str, str] = row.options.get("context", {})
     said = _said_of(row.garments, corrections)
     return StoredPhoto(
