@@ -66,6 +66,7 @@ class TrainConfig:
     teacher_share: float = 0.5
     precision: str = "float32"
     start_from: str | None = None
+    freeze_until: str | None = None
     photos_per_batch: Mapping[str, int] = field(default_factory=lambda: {PRODUCTS: 64})
     epochs: float = 4
     rounds_per_epoch: int = 4

@@ -207,6 +207,27 @@ def test_a_warm_restart_needs_the_finished_run(tmp_path: Path) -> None:
         training._network(replace(CONFIG, start_from="first"), tmp_path / "second", steps=10)
 
 
+def test_frozen_layers_keep_their_weights_and_statistics(tmp_path: Path) -> None:
+    config = replace(CONFIG, freeze_until="block15_expand")
+    network = training._network(config, tmp_path, steps=10)
+    before = [weight.copy() for weight in network.get_layer("stem_bn").get_weights()]
+    learning = network.get_layer("block15_expand").get_weights()[0].copy()
+    images = to_backend_layout(np.random.default_rng(0).random((4, 32, 32, 3), np.float32))
+    labels = len(load_taxonomy().labels_of("gender"))
+
+    network.train_on_batch(images, {"gender": np.eye(labels, dtype=np.float32)[[0, 1, 0, 1]]})
+
+    for expected, weight in zip(before, network.get_layer("stem_bn").get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    assert np.any(network.get_layer("block15_expand").get_weights()[0] != learning)
+
+
+def test_an_unknown_layer_to_freeze_until_lists_the_known_ones(tmp_path: Path) -> None:
+    config = replace(CONFIG, freeze_until="conv9")
+    with pytest.raises(PermanentError, match=r"no layer 'conv9'; known: .*block3_expand"):
+        training._network(config, tmp_path, steps=10)
+
+
 def test_soft_targets_are_met_by_cross_entropy() -> None:
     logits = np.log(np.array([[0.5, 0.25, 0.25]], np.float32)) + 3
 
