@@ -18,10 +18,10 @@ from style_maskrcnn.datasets import read_instances, split_ids
 from style_maskrcnn.postprocess import GroupSpec
 from style_maskrcnn.predictor import StyleModel
 from style_maskrcnn.preprocess import resize
-from style_maskrcnn.products import UNLABELLED, Product, ProductDataset, attribute_labels
 from style_maskrcnn.progress import progress_bar
 from style_maskrcnn.scoring import all_scores
 from training.ccp import CcpDataset, Skipped, TagInstance
+from training.products import UNLABELLED, Product, ProductDataset, attribute_labels
 from training.split import DEFAULT_FRACTIONS
 from vision.archive import open_archive
 from vision.bundle import Bundle

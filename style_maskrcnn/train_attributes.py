@@ -29,14 +29,14 @@ from style_maskrcnn.config import AttributeGroup, AttributeTrainingConfig, Confi
 from style_maskrcnn.network import StyleNetwork
 from style_maskrcnn.postprocess import softmax
 from style_maskrcnn.preprocess import to_tensor
-from style_maskrcnn.products import (
+from style_maskrcnn.progress import progress_bar
+from training.products import (
     Product,
     ProductDataset,
     attribute_labels,
     choose_products,
     paste_product,
 )
-from style_maskrcnn.progress import progress_bar
 from vision.taxonomy import Taxonomy, load_taxonomy
 
 CHECKPOINT = "with_attributes.pt"

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from style_maskrcnn.products import (
+from tests.unit.style_maskrcnn.drawing import product_files, write_folder, write_zip
+from training.products import (
     UNLABELLED,
     Product,
     ProductDataset,
@@ -16,7 +17,6 @@ from style_maskrcnn.products import (
     paste_product,
     product_mask,
 )
-from tests.unit.style_maskrcnn.drawing import product_files, write_folder, write_zip
 from training.split import DEFAULT_FRACTIONS
 from vision.errors import PermanentError
 

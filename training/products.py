@@ -1,4 +1,4 @@
-"""Packshots with catalogue attributes: what the attribute head learns usage and season from.
+"""Packshots with catalogue attributes, each a product on white that needs no annotation of its box.
 
 Layout (Kaggle `paramaggarwal/fashion-product-images-small`, MIT), as a folder or a zip:
 `images/ID.jpg` and `styles.csv`. One product a photo, on white, so its box needs no annotation.
