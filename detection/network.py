@@ -105,6 +105,19 @@ def fold_batch_norm(network: nn.Module) -> None:
                 convolution = None
 
 
+class CoarseLevels(LastLevelP6P7):  # type: ignore[misc]  # Detectron2 has no types
+    """The pyramid's p6 and p7, computed in float32 also under bfloat16 autocast.
+
+    On a map one pixel wide, oneDNN 3.13 leaves part of a strided convolution's bfloat16 weight
+    gradient uninitialised. These maps are so small that float32 costs nothing.
+    """
+
+    def forward(self, c5: torch.Tensor) -> list[torch.Tensor]:
+        with torch.autocast(c5.device.type, enabled=False):
+            levels: list[torch.Tensor] = super().forward(c5.float())
+        return levels
+
+
 class GarmentFcos(FCOS):  # type: ignore[misc]  # Detectron2 has no types
     """FCOS whose losses are computed in float32, also under bfloat16 autocast."""
 
@@ -156,7 +169,7 @@ def build_network(config: NetworkConfig, class_count: int) -> GarmentFcos:
         bottom_up,
         in_features=list(bottom_up.output_shape()),
         out_channels=channels,
-        top_block=LastLevelP6P7(channels, channels, in_feature="p5"),
+        top_block=CoarseLevels(channels, channels, in_feature="p5"),
     )
     levels: Mapping[str, ShapeSpec] = pyramid.output_shape()
     head = FCOSHead(

@@ -15,23 +15,18 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.data import build_detection_train_loader
 from detectron2.data.catalog import DatasetCatalog
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.engine import HookBase, TrainerBase
-from detectron2.structures import Boxes, Instances
 from rich.progress import Progress
 from torch import nn
 
-from detection.augmentation import augment
 from detection.config import (
-    AugmentationConfig,
     ConfigError,
     DetectionConfig,
     InferenceConfig,
@@ -55,9 +50,10 @@ from detection.network import (
 )
 from detection.postprocess import BoxSelection, select_boxes
 from detection.preprocess import InputFormat, prepare
+from detection.samples import Record, TrainingSample, open_sources, repeat_factors
 from training.ccp import CcpDataset
 from training.coco_scores import FoundInstances, coco_scores
-from vision.image import EncodedImage, RgbImage, decode
+from vision.image import RgbImage
 from vision.taxonomy import load_taxonomy
 
 log = logging.getLogger(__name__)
@@ -66,28 +62,6 @@ LAST_CHECKPOINT = "last.pt"
 BEST_CHECKPOINT = "best.pt"
 # Keys of the schedule that a run may be continued with other values of.
 CHANGEABLE = ("epochs", "evaluate_every", "checkpoint_every", "threads", "loader_workers")
-
-
-@dataclass(frozen=True)
-class TrainingSample:
-    """Detectron2's loader calls it for every record: decode, vary, and wrap as tensors."""
-
-    augmentation: AugmentationConfig
-
-    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
-        # Torch's generator is the one that its loader seeds apart in every worker.
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
-        objects = [a for a in record["annotations"] if not a["iscrowd"]]
-        boxes = np.array([a["bbox"] for a in objects], np.float32).reshape(-1, 4)
-        pixels = decode(EncodedImage(record["encoded"])).pixels
-        varied, boxes, kept = augment(pixels, boxes, self.augmentation, rng)
-        instances = Instances(varied.shape[:2])
-        instances.gt_boxes = Boxes(torch.from_numpy(boxes))
-        instances.gt_classes = torch.tensor(
-            [objects[index]["category_id"] for index in kept], dtype=torch.int64
-        )
-        image = torch.from_numpy(np.ascontiguousarray(varied.transpose(2, 0, 1)))
-        return {"image": image, "instances": instances}
 
 
 class MovingAverage:
@@ -139,7 +113,10 @@ class DetectionTrainer(TrainerBase):  # type: ignore[misc]  # Detectron2 has no 
             raise FloatingPointError(f"step {self.iter}: the loss is {self.losses}")
         self.optimizer.zero_grad()
         total.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.schedule.gradient_clip)
+        # Weights that took one gradient that is not a number are lost, so the run stops before.
+        nn.utils.clip_grad_norm_(
+            self.network.parameters(), self.schedule.gradient_clip, error_if_nonfinite=True
+        )
         self.optimizer.step()
         self.average.update(self.network, self.iter)
 
@@ -261,8 +238,16 @@ class LossLog(HookBase):  # type: ignore[misc]
         self._progress.stop()
 
 
-def train(config: DetectionConfig, data: Path, runs_dir: Path = Path("runs")) -> Path:
+def train(
+    config: DetectionConfig,
+    data: Path,
+    runs_dir: Path = Path("runs"),
+    home_photos: Path | None = None,
+    products: Path | None = None,
+) -> Path:
     """Train on the `train` split of Clothing Co-Parsing at `data`, continuing what is there.
+
+    home_photos, products: data sets of which `config.mix` may want a share.
 
     Returns the best checkpoint by AP on the `validation` split, in `runs_dir`/detection/NAME.
 
@@ -283,7 +268,9 @@ def train(config: DetectionConfig, data: Path, runs_dir: Path = Path("runs")) ->
     network = network.to(memory_format=torch.channels_last)
     if config.start_from is not None and not state:
         network.load_state_dict(_best_weights(runs_dir / "detection" / config.start_from))
-    trainer = DetectionTrainer(network, _batches(records, config, start), config.schedule)
+    singles = open_sources(config.mix, home_photos, products, config.schedule.seed)
+    batches = _batches((records, *singles), config, start)
+    trainer = DetectionTrainer(network, batches, config.schedule)
     if state:
         trainer.restore(state)
     steps_per_epoch = math.ceil(len(records) / config.schedule.batch_size)
@@ -364,14 +351,13 @@ def _training_records(dataset: CcpDataset, name: str, folder: Path) -> list[dict
 
 
 def _batches(
-    records: list[dict[str, Any]], config: DetectionConfig, start: int
+    sources: tuple[list[Record], list[Record], list[Record]], config: DetectionConfig, start: int
 ) -> Iterable[list[dict[str, Any]]]:
-    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-        records, config.schedule.repeat_threshold
-    )
+    """Endless batches of street photos, home photos and packshots."""
+    factors = repeat_factors(*sources, config.mix, config.schedule.repeat_threshold)
     batches: Iterable[list[dict[str, Any]]] = build_detection_train_loader(
-        records,
-        mapper=TrainingSample(config.augmentation),
+        [record for source in sources for record in source],
+        mapper=TrainingSample(config.augmentation, sources[0]),
         sampler=RepeatFactorTrainingSampler(factors, seed=config.schedule.seed + start),
         total_batch_size=config.schedule.batch_size,
         aspect_ratio_grouping=False,
@@ -395,7 +381,8 @@ def _interrupted_state(folder: Path, config: DetectionConfig) -> dict[str, Any] 
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration without what a run may be continued with other values of."""
     schedule = {k: v for k, v in config["schedule"].items() if k not in CHANGEABLE}
-    return {"network": config["network"], "augmentation": config["augmentation"], **schedule}
+    sections = {name: config[name] for name in ("network", "mix", "augmentation")}
+    return {**sections, **schedule}
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

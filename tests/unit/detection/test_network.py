@@ -13,7 +13,13 @@ from detectron2.structures import Boxes, Instances  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
 from torch import nn  # noqa: E402
 
-from detection.network import STRIDES, RawOutputs, build_network, fold_batch_norm  # noqa: E402
+from detection.network import (  # noqa: E402
+    STRIDES,
+    CoarseLevels,
+    RawOutputs,
+    build_network,
+    fold_batch_norm,
+)
 from detection.postprocess import locations  # noqa: E402
 from tests.unit.detection.small_run import small_config  # noqa: E402
 
@@ -94,3 +100,20 @@ def test_losses_and_gradients_are_finite(bf16: bool) -> None:
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     assert len(gradients) > 100
     assert all(torch.isfinite(g).all() for g in gradients)
+
+
+def test_a_map_one_pixel_wide_has_the_gradients_of_float32() -> None:
+    torch.manual_seed(0)
+    levels = CoarseLevels(64, 64, in_feature="p5")
+    p5 = torch.randn(2, 64, 3, 2)
+
+    gradients = []
+    for bf16 in (False, True):
+        levels.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            p6, p7 = levels(p5)
+        (p6.square().sum() + p7.square().sum()).backward()
+        gradients.append((levels.p6.weight.grad, levels.p7.weight.grad))
+
+    assert p7.shape == (2, 64, 1, 1)
+    torch.testing.assert_close(gradients[1], gradients[0])
