@@ -16,8 +16,12 @@ from services.pipeline.fetch import Fetcher, FetchPolicy
 from services.pipeline.run import Pipeline
 from services.settings import Settings
 from style_maskrcnn.predictor import StyleModel
-from vision.bundle import Bundle, Task, open_bundle, resolve
+from style_maskrcnn.upper_body.predictor import AttributedStyleModel, UpperBodyModel
+from vision.bundle import Bundle, Task, open_bundle, resolve, resolve_optional
 from vision.errors import ErrorCode, PermanentError
+from vision.garments import StyleInstances
+from vision.image import RgbImage
+from vision.predictor import Predictor
 from vision.taxonomy import load_taxonomy
 
 # A garment is named by its article type. Colours, gender and the rest may be missing.
@@ -102,7 +106,7 @@ def build_container(settings: Settings) -> Container:
 
 
 def build_pipeline(settings: Settings) -> Pipeline:
-    """The three models the settings name, checked but not loaded.
+    """The models the settings name, checked but not loaded.
 
     A classifier that answers only some of the attributes is welcome; reports then have no others.
 
@@ -115,13 +119,24 @@ def build_pipeline(settings: Settings) -> Pipeline:
     threads = settings.inference_threads
     classifier = AttributeClassifier(bundle(settings.classifier, "classification"), threads)
     _check_serves(classifier)
+    style_model = StyleModel(bundle(settings.style_model, "style"), threads)
     return Pipeline(
         detector=GarmentDetector(bundle(settings.detector, "detection"), threads),
         classifier=classifier,
-        style_model=StyleModel(bundle(settings.style_model, "style"), threads),
+        style_model=_with_attributes(style_model, settings),
         taxonomy=load_taxonomy(),
         max_pixels=settings.image_max_pixels,
     )
+
+
+def _with_attributes(
+    style_model: StyleModel, settings: Settings
+) -> Predictor[RgbImage, StyleInstances]:
+    folder = resolve_optional(settings.style_attributes, "style_attributes", settings.weights_dir)
+    if folder is None:
+        return style_model
+    bundle = open_bundle(folder, "style_attributes")
+    return AttributedStyleModel(style_model, UpperBodyModel(bundle, settings.inference_threads))
 
 
 def _check_serves(classifier: AttributeClassifier) -> None:

@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     detector: str = "default"
     classifier: str = "default"
     style_model: str = "default"
+    # Learnt from photos published for research only; `none` or nothing: serve without.
+    style_attributes: str = "default"
     inference_threads: int = Field(default=0, ge=0, description="cores of one model run; 0: all")
 
     # Fetching what a user names.

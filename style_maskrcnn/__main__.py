@@ -1,4 +1,6 @@
-"""`python -m style_maskrcnn train | train-attributes | evaluate | predict | export`."""
+"""`python -m style_maskrcnn train | train-attributes | evaluate | predict | export`, and
+`train-upper-body` and `export-upper-body` for the bundle of the upper body's attributes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from style_maskrcnn.predictor import StyleModel
-from vision.bundle import WEIGHTS_DIR, Bundle, open_bundle, resolve
+from style_maskrcnn.upper_body.predictor import AttributedStyleModel, UpperBodyModel
+from vision.bundle import WEIGHTS_DIR, Bundle, open_bundle, resolve, resolve_optional
 from vision.errors import VestiaryError
 from vision.garments import StyleInstances
 from vision.image import RgbImage
@@ -21,6 +24,9 @@ from vision.predictions import write_predictions
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 Model = Annotated[str, typer.Option(help="A bundle's folder under the weights, or `default`.")]
+Attributes = Annotated[
+    str, typer.Option(help="The bundle of the upper body's attributes, `default` or `none`.")
+]
 WeightsDir = Annotated[Path, typer.Option(help="Folder of the bundles.")]
 Threads = Annotated[int, typer.Option(min=0, help="Cores to use; 0 for the library's choice.")]
 ConfigFile = Annotated[Path, typer.Option("--config", help="A file of configs/style_maskrcnn.")]
@@ -33,6 +39,7 @@ def predict_command(
     images: Annotated[Path, typer.Option(help="A folder or a zip of photos.")],
     output: Annotated[Path, typer.Option(help="JSON Lines file to write, one line a photo.")],
     model: Model = "default",
+    attributes: Attributes = "default",
     weights_dir: WeightsDir = WEIGHTS_DIR,
     threads: Threads = 0,
     believed_only: Annotated[
@@ -40,7 +47,9 @@ def predict_command(
     ] = False,
 ) -> None:
     """Write the instances of every photo as one JSON line, in the order of the names."""
-    predictor = StyleModel(_open(model, weights_dir), threads, believed_only=believed_only)
+    style = StyleModel(_open(model, weights_dir), threads, believed_only=believed_only)
+    upper_body = _upper_body(attributes, weights_dir, threads)
+    predictor = style if upper_body is None else AttributedStyleModel(style, upper_body)
 
     def answers(photos: Sequence[RgbImage]) -> list[dict[str, Any]]:
         return [{"instances": instances_as_json(found)} for found in predictor.predict(photos)]
@@ -50,8 +59,14 @@ def predict_command(
 
 @app.command("evaluate")
 def evaluate_command(
-    data: Annotated[Path, typer.Option(help="Clothing Co-Parsing or Myntra, folder or zip.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Clothing Co-Parsing, Myntra or the Clothing Attribute Dataset, folder or zip."
+        ),
+    ],
     model: Model = "default",
+    attributes: Attributes = "default",
     split: Annotated[
         str, typer.Option(help="train, validation, calibration, test or all.")
     ] = "all",
@@ -61,7 +76,9 @@ def evaluate_command(
     """Print the bundle's figures as one JSON object."""
     from style_maskrcnn.evaluate import evaluate
 
-    typer.echo(json.dumps(evaluate(_open(model, weights_dir), data, split, threads)))
+    bundle = _open(model, weights_dir)
+    upper_body = _upper_body(attributes, weights_dir, threads)
+    typer.echo(json.dumps(evaluate(bundle, data, split, threads, upper_body)))
 
 
 @app.command("train")
@@ -91,6 +108,41 @@ def train_attributes_command(
     from style_maskrcnn.train_attributes import train_attributes
 
     typer.echo(train_attributes(checkpoint, load_config(config), data, run, threads))
+
+
+@app.command("train-upper-body")
+def train_upper_body_command(
+    config: ConfigFile,
+    data: Annotated[Path, typer.Option(help="The Clothing Attribute Dataset, a folder or a zip.")],
+    run: Run = Path("runs/style_attributes"),
+    model: Model = "default",
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+    threads: Threads = 0,
+) -> None:
+    """Train the upper body's attributes, or go on where a run stopped; prints the checkpoint."""
+    from style_maskrcnn.upper_body.config import load_config
+    from style_maskrcnn.upper_body.train import train
+
+    style = StyleModel(_open(model, weights_dir), threads, believed_only=False)
+    typer.echo(train(load_config(config), data, style, run, threads))
+
+
+@app.command("export-upper-body")
+def export_upper_body_command(
+    checkpoint: Checkpoint,
+    data: Annotated[Path, typer.Option(help="The Clothing Attribute Dataset, to calibrate.")],
+    run: Run = Path("runs/style_attributes"),
+    name: Annotated[str, typer.Option(help="The bundle's name.")] = "style_attributes",
+    model: Model = "default",
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+    threads: Threads = 0,
+) -> None:
+    """Write the bundle of the upper body's attributes: graph, calibration, parity, figures."""
+    from style_maskrcnn.upper_body.export import export_upper_body
+
+    style = StyleModel(_open(model, weights_dir), threads, believed_only=False)
+    bundle = export_upper_body(checkpoint, data, style, weights_dir / name, run)
+    typer.echo(json.dumps({"bundle": str(bundle.path), "parity": dict(bundle.parity)}))
 
 
 @app.command("export")
@@ -129,6 +181,13 @@ def instances_as_json(found: StyleInstances) -> list[dict[str, Any]]:
 
 def _open(model: str, weights_dir: Path) -> Bundle:
     return open_bundle(resolve(model, "style", weights_dir), "style")
+
+
+def _upper_body(name: str, weights_dir: Path, threads: int) -> UpperBodyModel | None:
+    folder = resolve_optional(name, "style_attributes", weights_dir)
+    if folder is None:
+        return None
+    return UpperBodyModel(open_bundle(folder, "style_attributes"), threads)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

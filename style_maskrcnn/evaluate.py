@@ -1,6 +1,7 @@
 """Figures of a bundle on data in a public layout, computed from what the bundle really answers.
 
-Two layouts: Clothing Co-Parsing (tags, boxes, masks) and the Myntra catalogue (attributes).
+Three layouts: Clothing Co-Parsing (tags, boxes, masks), the Myntra catalogue (usage, season) and
+the Clothing Attribute Dataset (the upper body's attributes).
 """
 
 from __future__ import annotations
@@ -20,34 +21,57 @@ from style_maskrcnn.predictor import StyleModel
 from style_maskrcnn.preprocess import resize
 from style_maskrcnn.progress import progress_bar
 from style_maskrcnn.scoring import all_scores
+from style_maskrcnn.upper_body.dataset import LABELS
+from style_maskrcnn.upper_body.evaluate import evaluate_upper_body
+from style_maskrcnn.upper_body.predictor import UpperBodyModel
 from training.ccp import CcpDataset, Skipped, TagInstance
 from training.products import UNLABELLED, Product, ProductDataset, attribute_labels
 from training.split import DEFAULT_FRACTIONS
 from vision.archive import open_archive
 from vision.bundle import Bundle
-from vision.errors import PermanentError
+from vision.errors import ErrorCode, PermanentError
 from vision.garments import StyleInstances
 from vision.image import EncodedImage, RgbImage, decode
 from vision.taxonomy import load_taxonomy
 
 
 def evaluate(
-    bundle: Bundle, data_path: Path, split: str = "all", threads: int = 0
+    bundle: Bundle,
+    data_path: Path,
+    split: str = "all",
+    threads: int = 0,
+    upper_body: UpperBodyModel | None = None,
 ) -> dict[str, Any]:
     """Every figure of the bundle on one split of the data, ready for JSON.
 
-    Raises `PermanentError` (`dataset_invalid`) when the path has neither layout.
+    upper_body: its figures are printed where the data are its.
+
+    Raises `PermanentError` (`dataset_invalid`) when the path has none of the layouts, or has that
+    of the upper body's attributes and there is no `upper_body`.
     """
-    is_catalogue = any(name.rsplit("/", 1)[-1] == "styles.csv" for name in _names(data_path))
     model = StyleModel(bundle, threads, believed_only=False)
-    scored = evaluate_attributes if is_catalogue else evaluate_masks
     return {
         "model": bundle.name,
         "version": bundle.version,
         "data": data_path.name,
         "split": split,
-        **scored(model, data_path, split),
+        **_figures(model, upper_body, data_path, split),
     }
+
+
+def _figures(
+    model: StyleModel, upper_body: UpperBodyModel | None, data_path: Path, split: str
+) -> dict[str, Any]:
+    files = {name.rsplit("/", 1)[-1] for name in _names(data_path)}
+    if LABELS in files:
+        if upper_body is None:
+            raise PermanentError(
+                ErrorCode.DATASET_INVALID,
+                f"{data_path} asks for the upper body's attributes, and no bundle of them is named",
+            )
+        return evaluate_upper_body(model, upper_body, data_path, split)
+    scored = evaluate_attributes if "styles.csv" in files else evaluate_masks
+    return scored(model, data_path, split)
 
 
 @dataclass(frozen=True)

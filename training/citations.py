@@ -21,6 +21,11 @@ HOME_PHOTOS: Citation = {
     "licence": "CC0-1.0",
     "url": "https://github.com/alexeygrigorev/clothing-dataset",
 }
+CLOTHING_ATTRIBUTES: Citation = {
+    "name": "Clothing Attribute Dataset (Chen, Gallagher and Girod, ECCV 2012)",
+    "licence": "published for research, no licence text",
+    "url": "https://purl.stanford.edu/tb980qz1002",
+}
 FASHION_MNIST: Citation = {
     "name": "Fashion-MNIST",
     "licence": "MIT",

@@ -18,7 +18,7 @@ import yaml
 
 from vision.errors import ErrorCode, PermanentError
 
-Task = Literal["classification", "detection", "style"]
+Task = Literal["classification", "detection", "style", "style_attributes"]
 
 FORMAT = 1
 METADATA = "model.yaml"
@@ -75,6 +75,19 @@ def resolve(name: str, task: Task, weights_dir: Path = WEIGHTS_DIR) -> Path:
             f"no bundle called {name!r} in {weights_dir}; known: {', '.join(known) or 'none'}",
         )
     return folder
+
+
+def resolve_optional(name: str, task: Task, weights_dir: Path = WEIGHTS_DIR) -> Path | None:
+    """As `resolve`, of a bundle that one may do without.
+
+    None for `none` and for an empty name, and for `default` where `defaults.yaml` names none.
+    """
+    name = name.strip()
+    if name in ("", "none"):
+        return None
+    if name == "default" and task not in _read_yaml(weights_dir / DEFAULTS):
+        return None
+    return resolve(name, task, weights_dir)
 
 
 def open_bundle(folder: Path, task: Task) -> Bundle:

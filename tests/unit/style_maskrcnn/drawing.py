@@ -12,6 +12,8 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
+from style_maskrcnn.upper_body.groups import GROUPS
+
 TAGS = ("null", "bag", "dress", "hair", "shoes", "skin", "watch", "wedges")
 COLOURS = {
     "bag": (200, 40, 40),
@@ -55,6 +57,23 @@ def ccp_files(photos: Mapping[str, Mapping[str, Box]]) -> dict[str, bytes]:
         files[f"photos/{photo_id}.jpg"] = jpeg(photo)
         files[f"annotations/pixel-level/{photo_id}.mat"] = mat(groundtruth=tags)
     return files
+
+
+def voted_files(rows: Mapping[str, Mapping[str, str]]) -> dict[str, bytes]:
+    """Files of a Clothing Attribute Dataset: photo id → column → vote, empty where not given.
+
+    The dress is striped where `pattern_stripe` is 2 and plain elsewhere.
+    """
+    columns = ["image", *(group.column for group in GROUPS)]
+    lines = [",".join(columns)]
+    files = {}
+    for photo_id, votes in rows.items():
+        lines.append(",".join([photo_id, *(votes.get(name, "") for name in columns[1:])]))
+        photo, _ = draw({"dress": (20, 20, 50, 70)})
+        if votes.get("pattern_stripe") == "2":
+            photo[20:70:8, 20:50] = photo[21:70:8, 20:50] = 255
+        files[f"images/{photo_id}.jpg"] = jpeg(photo)
+    return {**files, "labels.csv": "\n".join(lines).encode(), "README": b"1. No; 2. Yes"}
 
 
 def product_files(rows: Sequence[Mapping[str, str]]) -> dict[str, bytes]:

@@ -6,7 +6,14 @@ import pytest
 import yaml
 
 from tests.graphs import write_scaling_graph
-from vision.bundle import Bundle, open_bundle, resolve, update_metrics, write_bundle
+from vision.bundle import (
+    Bundle,
+    open_bundle,
+    resolve,
+    resolve_optional,
+    update_metrics,
+    write_bundle,
+)
 from vision.errors import ErrorCode, PermanentError
 from vision.session import OnnxSession
 
@@ -122,3 +129,14 @@ def test_a_graph_that_is_no_graph_fails_on_load_with_its_name(tmp_path):
     path.write_bytes(b"not a graph")
     with pytest.raises(PermanentError, match=r"model\.onnx cannot be loaded"):
         OnnxSession(path).load()
+
+
+def test_a_bundle_one_may_do_without(folder):
+    weights = folder.parent
+    (weights / "defaults.yaml").write_text("detection: tiny\n")
+    assert resolve_optional("default", "detection", weights) == folder
+    assert resolve_optional("tiny", "detection", weights) == folder
+    for name, task in (("none", "detection"), (" ", "detection"), ("default", "style_attributes")):
+        assert resolve_optional(name, task, weights) is None
+    with pytest.raises(PermanentError, match="known: tiny"):
+        resolve_optional("large", "detection", weights)
