@@ -77,13 +77,19 @@ def evaluate_command(
 def train_command(
     config: ConfigFile,
     data: Data,
+    home_photos: Annotated[
+        Path | None, typer.Option(help="Clothing Dataset, where the configuration wants it.")
+    ] = None,
+    products: Annotated[
+        Path | None, typer.Option(help="Fashion Product Images, where it wants them.")
+    ] = None,
     runs_dir: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("runs"),
 ) -> None:
     """Train, or continue an interrupted run; prints the best checkpoint's path."""
     _require_detectron2()
     from detection.train import train
 
-    typer.echo(train(load_config(config), data, runs_dir))
+    typer.echo(train(load_config(config), data, runs_dir, home_photos, products))
 
 
 @app.command("export")

@@ -77,16 +77,19 @@ class AugmentationConfig:
     contrast: float
     saturation: float
     min_visible: float
+    copy_paste: float
+    max_pasted: int
+    single_long_side: tuple[int, int]
 
     def __post_init__(self) -> None:
-        for name in ("canvas_wh", "long_side", "close_up_long_side"):
+        for name in ("canvas_wh", "long_side", "close_up_long_side", "single_long_side"):
             pair = tuple(getattr(self, name))
             if len(pair) != 2 or not all(isinstance(v, int) and v > 0 for v in pair):
                 raise ConfigError(f"augmentation.{name} must be two positive integers, not {pair}")
             object.__setattr__(self, name, pair)
         if any(side % 32 for side in self.canvas_wh):
             raise ConfigError("augmentation.canvas_wh must be multiples of 32")
-        for name in ("long_side", "close_up_long_side"):
+        for name in ("long_side", "close_up_long_side", "single_long_side"):
             least, greatest = getattr(self, name)
             if least > greatest:
                 raise ConfigError(f"augmentation.{name} must be [least, greatest]")
@@ -98,8 +101,23 @@ class AugmentationConfig:
             "contrast",
             "saturation",
             "min_visible",
+            "copy_paste",
         ):
             _check_range(f"augmentation.{name}", getattr(self, name), 0.0, 1.0)
+        _check_range("augmentation.max_pasted", self.max_pasted, 1, 100)
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """Shares of the training photos that are not street photos: of one garment each, and nobody."""
+
+    home_photos: float
+    packshots: float
+
+    def __post_init__(self) -> None:
+        for name in ("home_photos", "packshots"):
+            _check_range(f"mix.{name}", getattr(self, name), 0.0, 0.9)
+        _check_range("mix.home_photos + mix.packshots", self.home_photos + self.packshots, 0, 0.9)
 
 
 @dataclass(frozen=True)
@@ -169,6 +187,7 @@ class DetectionConfig:
     name: str
     start_from: str | None
     network: NetworkConfig
+    mix: MixConfig
     augmentation: AugmentationConfig
     schedule: ScheduleConfig
     inference: InferenceConfig
@@ -197,6 +216,7 @@ def config_from_mapping(content: object) -> DetectionConfig:
         name=str(top["name"]),
         start_from=None if top["start_from"] is None else str(top["start_from"]),
         network=_section("network", NetworkConfig, top["network"]),
+        mix=_section("mix", MixConfig, top["mix"]),
         augmentation=_section("augmentation", AugmentationConfig, top["augmentation"]),
         schedule=_section("schedule", ScheduleConfig, top["schedule"]),
         inference=_section("inference", InferenceConfig, top["inference"]),

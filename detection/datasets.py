@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
 from training.ccp import CcpDataset, Skipped
 from training.coco_scores import TrueInstance
 from training.split import DEFAULT_FRACTIONS, split_of
@@ -24,11 +28,15 @@ SPLITS = (*DEFAULT_FRACTIONS, ALL)
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedPhoto:
-    """A decoded photo and what is really in it."""
+    """A decoded photo and what is really in it.
+
+    owners: (H, W) uint8, k + 1 on the pixels of instance k and 0 elsewhere.
+    """
 
     photo_id: str
     image: RgbImage
     truth: tuple[TrueInstance, ...]
+    owners: NDArray[np.uint8]
 
 
 def ids_of_split(dataset: CcpDataset, split: str) -> tuple[str, ...]:
@@ -68,11 +76,12 @@ def read_photo(
             f"photo {photo_id} is {width}×{height}, its annotation "
             f"{tag_map.shape[1]}×{tag_map.shape[0]}",
         )
-    truth = tuple(
-        TrueInstance(class_id=class_id_of(instance.tag, taxonomy), xyxy=instance.xyxy)
-        for instance in dataset.instances(photo_id, leave_out=taxonomy.background_tags)
-    )
-    return AnnotatedPhoto(photo_id=photo_id, image=image, truth=truth)
+    truth: list[TrueInstance] = []
+    owners = np.zeros_like(tag_map)
+    for instance in dataset.instances(photo_id, leave_out=taxonomy.background_tags):
+        truth.append(TrueInstance(class_id_of(instance.tag, taxonomy), instance.xyxy))
+        owners[instance.mask] = len(truth)
+    return AnnotatedPhoto(photo_id, image, tuple(truth), owners)
 
 
 def class_id_of(tag: str, taxonomy: Taxonomy) -> int | None:
@@ -94,7 +103,7 @@ def detectron2_records(
 
     Ignore regions are crowd annotations of class 0, which Detectron2 leaves out of the targets.
     Each record carries the encoded photo under `encoded`, since loader processes cannot share one
-    open zip file.
+    open zip file, and as a PNG under `owners` whose each pixel is (`AnnotatedPhoto.owners`).
     """
     from detectron2.structures import BoxMode
 
@@ -111,6 +120,7 @@ def detectron2_records(
             {
                 "file_name": f"photos/{photo_id}.jpg",
                 "encoded": dataset.photo_bytes(photo_id),
+                "owners": cv2.imencode(".png", photo.owners)[1].tobytes(),
                 "image_id": photo_id,
                 "height": height,
                 "width": width,

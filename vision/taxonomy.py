@@ -18,6 +18,9 @@ class Taxonomy:
 
     garment_classes: the detector's classes. class_of_tag: Clothing Co-Parsing tag → class.
     ignored_tags: tags that are neither found nor missed. background_tags: not clothing.
+    class_of_home_photo: coarse label of the home photos → class.
+    class_of_deepfashion2: DeepFashion2's category → class, in the order of its ids from 1.
+    deepfashion2_coco_names: name in its official COCO files → category, where they differ.
     article_types_of_class: garment class → article types that a garment of the class may be.
     sub_category_of: article type → subcategory. master_category_of: subcategory → master category.
     attribute_labels: attribute outside the tree (gender, base_colour, season, usage) → labels.
@@ -30,6 +33,9 @@ class Taxonomy:
     class_of_tag: Mapping[str, str]
     ignored_tags: tuple[str, ...]
     background_tags: tuple[str, ...]
+    class_of_home_photo: Mapping[str, str]
+    class_of_deepfashion2: Mapping[str, str]
+    deepfashion2_coco_names: Mapping[str, str]
     article_types_of_class: Mapping[str, tuple[str, ...]]
     sub_category_of: Mapping[str, str]
     master_category_of: Mapping[str, str]
@@ -72,6 +78,9 @@ def load_taxonomy(path: Path = TAXONOMY_PATH) -> Taxonomy:
         class_of_tag={tag: name for name, tags in garments["classes"].items() for tag in tags},
         ignored_tags=tuple(garments["ignore"]),
         background_tags=tuple(garments["background"]),
+        class_of_home_photo=garments["home_photos"],
+        class_of_deepfashion2=garments["deepfashion2"],
+        deepfashion2_coco_names=garments["deepfashion2_coco_names"],
         article_types_of_class={
             name: tuple(articles) for name, articles in garments["article_types"].items()
         },

@@ -20,7 +20,6 @@ from detection.train import (  # noqa: E402
     BEST_CHECKPOINT,
     LAST_CHECKPOINT,
     MovingAverage,
-    TrainingSample,
     _best_weights,
     build_optimizer,
     learning_rate_factor,
@@ -29,7 +28,6 @@ from detection.train import (  # noqa: E402
     train,
 )
 from tests.unit.detection.small_run import small_config, write_small_set  # noqa: E402
-from training.ccp import CcpDataset  # noqa: E402
 
 
 def column(path: Path, name: str) -> list[float]:
@@ -137,21 +135,3 @@ def test_backbone_and_biases_are_treated_apart() -> None:
         for decay in (config.schedule.weight_decay, 0.0)
     }
     assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
-
-
-def test_samples_leave_ignore_regions_out(tmp_path: Path) -> None:
-    dataset = CcpDataset(write_small_set(tmp_path / "ccp.zip"))
-    record = {
-        "encoded": dataset.photo_bytes(dataset.photo_ids[0]),
-        "annotations": [
-            {"bbox": [10, 10, 50, 40], "category_id": 3, "iscrowd": 0},
-            {"bbox": [10, 10, 50, 40], "category_id": 0, "iscrowd": 1},
-        ],
-    }
-
-    sample = TrainingSample(small_config().augmentation)(record)
-
-    assert sample["image"].shape == (3, 96, 64)
-    assert sample["image"].dtype == torch.uint8
-    assert sample["instances"].gt_classes.tolist() == [3]
-    assert len(sample["instances"].gt_boxes) == 1
