@@ -1,4 +1,4 @@
-"""`python -m detection train | evaluate | predict | export`."""
+"""`python -m detection convert | train | evaluate | predict | export | import`."""
 
 from __future__ import annotations
 
@@ -71,6 +71,20 @@ def evaluate_command(
     from detection.evaluate import evaluate
 
     typer.echo(json.dumps(evaluate(_open(model, weights_dir), data, split, threads)))
+
+
+@app.command("convert")
+def convert_command(
+    layout: Annotated[str, typer.Argument(help="deepfashion2, ccp or coco.")],
+    source: Annotated[Path, typer.Argument(help="The data set, a folder or a zip.")],
+    coco: Annotated[Path, typer.Option(help="COCO file to write.")],
+    split: Annotated[str, typer.Option(help="A split of the data set, or all.")] = "all",
+) -> None:
+    """Write a data set as one COCO file; prints what was written and counts what was wrong."""
+    from detection.convert import convert
+    from detection.layouts import open_set
+
+    typer.echo(json.dumps(convert(open_set(source, layout, split), coco)))
 
 
 @app.command("train")

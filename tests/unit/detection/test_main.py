@@ -11,6 +11,7 @@ import pytest
 
 from detection import __main__ as command
 from tests.drawn_ccp import ccp_files, tag_map, write_folder, write_zip
+from tests.drawn_deepfashion2 import deepfashion2_files, item
 from tests.pictures import encode
 from tests.red_cells import write_red_cell_bundle
 from vision.taxonomy import load_taxonomy
@@ -100,6 +101,21 @@ def test_evaluate_prints_one_json_object(tmp_path: Path, capfd: pytest.CaptureFi
 
     figures = json.loads(capfd.readouterr().out)
     assert (figures["photos"], figures["split"]) == (1, "all")
+
+
+def test_convert_counts_what_was_wrong(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = deepfashion2_files({"validation/000003": [item(1, 0, 0, 9, 9), item(20, 0, 0, 9, 9)]})
+    data = write_folder(tmp_path / "df2", files)
+    output = tmp_path / "out.json"
+
+    run("convert", "deepfashion2", data, "--coco", output, "--split", "validation")
+
+    report = json.loads(capfd.readouterr().out)
+    assert (report["images"], report["annotations"]) == (1, 1)
+    assert report["problems"]["by_reason"] == {
+        "category is not of the set: instance left out": 1,
+    }
+    assert json.loads(output.read_text())["images"][0]["id"] == 3
 
 
 @pytest.mark.parametrize(
