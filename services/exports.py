@@ -38,6 +38,7 @@ from services.store.analyses import AnalysisFilter
 from services.store.exports import open_snapshot
 from services.store.records import StoredAnalysis
 from services.store.session import Database
+from vision.deepfashion2 import deepfashion2_name
 from vision.errors import ErrorCode, PermanentError
 from vision.garments import ATTRIBUTES, Garment
 from vision.taxonomy import load_taxonomy
@@ -321,6 +322,7 @@ def garment_schema(embeddings: Embeddings) -> pa.Schema:
         ("ordinal", pa.int16()),
         ("source", text),
         ("category", text),
+        ("deepfashion2", text),
         ("score", number),
         *((edge, number) for edge in ("x1", "y1", "x2", "y2")),
         ("mask", pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", text)])),
@@ -376,6 +378,7 @@ def _garment_cells(garment: Garment) -> dict[str, Any]:
     cells: dict[str, Any] = {
         "source": garment.source,
         "category": garment.category,
+        "deepfashion2": deepfashion2_name(garment.category, garment.style, load_taxonomy()),
         "score": garment.score,
         **dict(zip(("x1", "y1", "x2", "y2"), garment.xyxy, strict=True)),
         "mask": None if garment.mask is None else garment.mask.as_coco(),

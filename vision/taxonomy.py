@@ -9,6 +9,10 @@ from pathlib import Path
 
 import yaml
 
+# Sleeves that nothing is known of.
+UNKNOWN_SLEEVES = "unknown"
+SLEEVES = ("none", "bare", "short", "long", UNKNOWN_SLEEVES)
+
 TAXONOMY_PATH = Path(__file__).resolve().parent.parent / "configs" / "taxonomy.yaml"
 
 
@@ -21,6 +25,8 @@ class Taxonomy:
     class_of_home_photo: coarse label of the home photos → class.
     class_of_deepfashion2: DeepFashion2's category → class, in the order of its ids from 1.
     deepfashion2_coco_names: name in its official COCO files → category, where they differ.
+    deepfashion2_of_sleeves: garment class → sleeves → DeepFashion2's name in reports.
+    sleeves_of_tag: Clothing Co-Parsing tag → the sleeves it nearly always has.
     article_types_of_class: garment class → article types that a garment of the class may be.
     sub_category_of: article type → subcategory. master_category_of: subcategory → master category.
     attribute_labels: attribute outside the tree (gender, base_colour, season, usage) → labels.
@@ -36,6 +42,8 @@ class Taxonomy:
     class_of_home_photo: Mapping[str, str]
     class_of_deepfashion2: Mapping[str, str]
     deepfashion2_coco_names: Mapping[str, str]
+    deepfashion2_of_sleeves: Mapping[str, Mapping[str, str]]
+    sleeves_of_tag: Mapping[str, str]
     article_types_of_class: Mapping[str, tuple[str, ...]]
     sub_category_of: Mapping[str, str]
     master_category_of: Mapping[str, str]
@@ -81,6 +89,10 @@ def load_taxonomy(path: Path = TAXONOMY_PATH) -> Taxonomy:
         class_of_home_photo=garments["home_photos"],
         class_of_deepfashion2=garments["deepfashion2"],
         deepfashion2_coco_names=garments["deepfashion2_coco_names"],
+        deepfashion2_of_sleeves={
+            name: _of_sleeves(names) for name, names in garments["deepfashion2_of_sleeves"].items()
+        },
+        sleeves_of_tag=garments["sleeves_of_tag"],
         article_types_of_class={
             name: tuple(articles) for name, articles in garments["article_types"].items()
         },
@@ -101,6 +113,11 @@ def load_taxonomy(path: Path = TAXONOMY_PATH) -> Taxonomy:
             tag: _expand(accepted, articles_of) for tag, accepted in content["street_tags"].items()
         },
     )
+
+
+def _of_sleeves(names: str | dict[str, str]) -> Mapping[str, str]:
+    """Sleeves → name; a name alone stands for all."""
+    return names if isinstance(names, dict) else dict.fromkeys(SLEEVES, names)
 
 
 def _expand(

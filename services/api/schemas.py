@@ -171,6 +171,23 @@ class Style(BaseModel):
     attributes: dict[str, Prediction] = Field(description="Style attribute → answer.")
 
 
+DeepFashion2Name = Literal[
+    "short_sleeve_top",
+    "long_sleeve_top",
+    "short_sleeve_outwear",
+    "long_sleeve_outwear",
+    "vest",
+    "sling",
+    "shorts",
+    "trousers",
+    "skirt",
+    "short_sleeve_dress",
+    "long_sleeve_dress",
+    "vest_dress",
+    "sling_dress",
+]
+
+
 class Garment(BaseModel):
     id: uuid.UUID
     source: Literal["detection", "style", "whole_image"] = Field(
@@ -179,6 +196,11 @@ class Garment(BaseModel):
     )
     category: str | None = Field(
         description="Garment class; null when the photo was classified whole.", examples=["top"]
+    )
+    deepfashion2: DeepFashion2Name | None = Field(
+        description="DeepFashion2's name, from category and sleeves; null where it has none or the "
+        "sleeves are unknown.",
+        examples=["short_sleeve_top"],
     )
     score: Score | None = Field(
         description="Of the detection, or of the style instance where only that model saw it."

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vision.deepfashion2 import deepfashion2_name
 from vision.garments import ATTRIBUTES, Garment, ImageReport, Prediction
+from vision.taxonomy import load_taxonomy
 
 
 def report_as_json(report: ImageReport) -> dict[str, Any]:
@@ -29,6 +31,7 @@ def garment_as_json(garment: Garment) -> dict[str, Any]:
     return {
         "source": garment.source,
         "category": garment.category,
+        "deepfashion2": deepfashion2_name(garment.category, garment.style, load_taxonomy()),
         "score": None if garment.score is None else round(garment.score, 4),
         "box": [round(value, 1) for value in garment.xyxy],
         "mask": None if garment.mask is None else garment.mask.as_coco(),
