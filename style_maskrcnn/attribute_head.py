@@ -1,11 +1,13 @@
 """Attribute head: values of named groups for each instance.
 
 Jia et al., "Fashionpedia: Ontology, Segmentation, and an Attribute Localization Dataset", ECCV 2020
-(Attribute-Mask R-CNN). Here the values of a group exclude each other (softmax), since groups are
-such as sleeve length, usage or season.
+(Attribute-Mask R-CNN). Two kinds: the values of a group exclude each other (softmax), as usages or
+seasons do; of the attributes that Fashionpedia names an instance has any number (sigmoid), of those
+that its category may have at all.
 
 Dimension glossary
-    R: instances; D: pyramid channels; G: groups; V: values of all groups together, group by group.
+    R: instances; D: pyramid channels; G: groups; A: attributes of the second kind; V: values of all
+    groups together, group by group, and then A.
 """
 
 from __future__ import annotations
@@ -25,13 +27,18 @@ class AttributeHead(nn.Module):
     """(R, D, 7, 7) → logits (R, V). With no groups V is 0 and nothing is computed."""
 
     def __init__(
-        self, channels: int, groups: Sequence[AttributeGroup], width: int, dropout: float
+        self,
+        channels: int,
+        groups: Sequence[AttributeGroup],
+        width: int,
+        dropout: float,
+        attribute_count: int = 0,
     ) -> None:
         super().__init__()
         self.groups = tuple(groups)
-        self.value_count = sum(len(group.values) for group in self.groups)
+        self.value_count = sum(len(group.values) for group in self.groups) + attribute_count
         self.layers: nn.Module | None = None
-        if not self.groups:
+        if not self.value_count:
             return
         self.layers = nn.Sequential(
             nn.Flatten(),
@@ -74,6 +81,20 @@ def attribute_loss(
             )
         start = stop
     return total
+
+
+def multi_label_loss(logits: Tensor, wanted: Tensor, allowed: Tensor, gamma: float = 2.0) -> Tensor:
+    """Focal loss of the attributes that each instance's category may have, a mean per instance.
+
+    logits, wanted: (R, A), wanted 1 where an instance has the attribute. allowed: (R, A) bool. Most
+    attributes are rare, so sure answers count little: Lin et al., "Focal Loss for Dense Object
+    Detection", ICCV 2017. 0 without instances.
+    """
+    if not len(logits):
+        return logits.sum() * 0
+    losses = nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    missed = torch.where(wanted > 0, 1 - logits.sigmoid(), logits.sigmoid())
+    return (losses * missed**gamma * allowed).sum() / len(logits)
 
 
 def balanced_weights(labels: Tensor, value_count: int, power: float) -> Tensor:

@@ -40,6 +40,8 @@ def build(
         len(labels.class_names),
         labels.mask_channel_of_class,
         groups,
+        attribute_count=len(labels.attribute_names),
+        attributes_of_class=labels.attributes_of_class,
         pretrained=pretrained,
     )
 

@@ -119,11 +119,16 @@ class OutputConfig:
 class DataConfig:
     """What to learn from. min_instances: tags with fewer in the train split are ignore regions.
 
+    layout: of the photos: `ccp`, or one of `style_maskrcnn.layouts`, whose instances carry
+    attributes that are learnt with the masks. min_attributes: a category may have the attributes
+    that so many of its training instances have.
     repeat_threshold: photos with a tag rarer than this share of photos are shown more often
     (repeat-factor sampling, Gupta et al., "LVIS", CVPR 2019). fractions, salt: the split.
     """
 
+    layout: str = "ccp"
     min_instances: int = 10
+    min_attributes: int = 5
     repeat_threshold: float = 0.06
     fractions: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_FRACTIONS))
     salt: str = ""
@@ -133,7 +138,8 @@ class DataConfig:
 class ScheduleConfig:
     """The optimisation: AdamW, linear warm-up, cosine to zero, averaged weights.
 
-    backbone_rate: the backbone's share of the learning rate. averaging: decay a step of the
+    backbone_rate: the backbone's share of the learning rate. attribute_weight: of the attributes'
+    loss beside the others. averaging: decay a step of the
     exponential moving average that is evaluated and shipped. max_minutes: on a busy machine the
     schedule runs by the clock where that is further along, so that the rate still falls to zero
     when the time is up (Li et al., "Budgeted Training", ICLR 2020); 0 for no limit.
@@ -144,6 +150,7 @@ class ScheduleConfig:
     learning_rate: float = 6e-4
     backbone_rate: float = 0.25
     weight_decay: float = 0.02
+    attribute_weight: float = 1.0
     warmup_steps: int = 100
     gradient_norm: float = 5.0
     averaging: float = 0.998

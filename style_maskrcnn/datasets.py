@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -29,10 +29,14 @@ class LabelSet:
     """The fine tags a model knows.
 
     class_names: C tags. coarse_of_class: for each the garment class it belongs to.
+    attribute_names: A attributes, any number of which an instance may have; often none are known.
+    attributes_of_class: for each tag the indices of the attributes it is asked for.
     """
 
     class_names: tuple[str, ...]
     coarse_of_class: tuple[str, ...]
+    attribute_names: tuple[str, ...] = ()
+    attributes_of_class: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.class_names) != len(self.coarse_of_class):
@@ -49,15 +53,18 @@ class LabelSet:
 class Sample:
     """One photo and its ground truth, masks run-length encoded to hold hundreds in memory.
 
-    photo: the encoded JPEG. size_hw: of the annotation. ignore_boxes: (K, 4) float32 xyxy.
+    photo: the encoded photo, or what reads it: tens of thousands are too many to hold. size_hw: of
+    the annotation. ignore_boxes: (K, 4) float32 xyxy. attribute_ids: for each mask the attributes
+    its instance has; empty where none are known.
     """
 
     photo_id: str
-    photo: bytes
+    photo: bytes | Callable[[], bytes]
     size_hw: tuple[int, int]
     class_ids: tuple[int, ...]
     masks: tuple[Rle, ...]
     ignore_boxes: NDArray[np.float32]
+    attribute_ids: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +72,14 @@ class View:
     """One augmented photo with its ground truth in the view's own pixels.
 
     pixels: (h, w, 3) uint8. masks: (M, h, w) uint8. class_ids: (M,). ignore_boxes: (K, 4).
+    attribute_ids: M tuples, or none.
     """
 
     pixels: NDArray[np.uint8]
     masks: NDArray[np.uint8]
     class_ids: NDArray[np.int64]
     ignore_boxes: NDArray[np.float32]
+    attribute_ids: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +91,7 @@ class Batch:
     class_ids: list[NDArray[np.int64]]
     masks: list[NDArray[np.uint8]]
     ignore_boxes: list[NDArray[np.float32]]
+    attribute_ids: list[tuple[tuple[int, ...], ...]]
 
 
 def split_ids(
@@ -164,10 +174,12 @@ def epoch_order(factors: NDArray[np.float64], seed: int, epoch: int) -> NDArray[
 
 def decode_photo(sample: Sample) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB. Raises `PermanentError` (`dataset_invalid`) naming the photo."""
-    decoded = cv2.imdecode(np.frombuffer(sample.photo, np.uint8), cv2.IMREAD_COLOR)
+    encoded = sample.photo() if callable(sample.photo) else sample.photo
+    data = np.frombuffer(encoded, np.uint8)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if decoded is None:
         raise PermanentError(
-            ErrorCode.DATASET_INVALID, f"photos/{sample.photo_id}.jpg cannot be decoded"
+            ErrorCode.DATASET_INVALID, f"photo {sample.photo_id} cannot be decoded"
         )
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8)
 
@@ -190,6 +202,7 @@ def make_view(sample: Sample, long_side: int, rng: np.random.Generator | None) -
         masks=_resize_masks(masks, size_wh),
         class_ids=np.array(sample.class_ids, np.int64),
         ignore_boxes=sample.ignore_boxes * scale,
+        attribute_ids=sample.attribute_ids,
     )
     if rng is None:
         return _drop_empty(view)
@@ -214,6 +227,7 @@ def make_batch(views: Sequence[View]) -> Batch:
         class_ids=[v.class_ids for v in views],
         masks=masks,
         ignore_boxes=[v.ignore_boxes for v in views],
+        attribute_ids=[v.attribute_ids for v in views],
     )
 
 
@@ -251,11 +265,11 @@ def _mirror(view: View, rng: np.random.Generator) -> View:
     width = view.pixels.shape[1]
     boxes = view.ignore_boxes.copy()
     boxes[:, [0, 2]] = width - view.ignore_boxes[:, [2, 0]]
-    return View(
-        np.ascontiguousarray(view.pixels[:, ::-1]),
-        np.ascontiguousarray(view.masks[:, :, ::-1]),
-        view.class_ids,
-        boxes,
+    return replace(
+        view,
+        pixels=np.ascontiguousarray(view.pixels[:, ::-1]),
+        masks=np.ascontiguousarray(view.masks[:, :, ::-1]),
+        ignore_boxes=boxes,
     )
 
 
@@ -271,11 +285,11 @@ def _crop(view: View, rng: np.random.Generator, share: float = 0.5, least: float
         0,
         np.array([crop_w, crop_h, crop_w, crop_h], np.float32),
     )
-    return View(
-        view.pixels[top : top + crop_h, left : left + crop_w],
-        view.masks[:, top : top + crop_h, left : left + crop_w],
-        view.class_ids,
-        boxes[((boxes[:, 2:] - boxes[:, :2]) > 0).all(axis=1)].astype(np.float32),
+    return replace(
+        view,
+        pixels=view.pixels[top : top + crop_h, left : left + crop_w],
+        masks=view.masks[:, top : top + crop_h, left : left + crop_w],
+        ignore_boxes=boxes[((boxes[:, 2:] - boxes[:, :2]) > 0).all(axis=1)].astype(np.float32),
     )
 
 
@@ -286,9 +300,7 @@ def _recolour(view: View, rng: np.random.Generator) -> View:
     pixels = (pixels - pixels.mean()) * contrast + pixels.mean()
     grey = pixels.mean(axis=2, keepdims=True)
     pixels = grey + (pixels - grey) * saturation
-    return View(
-        np.clip(pixels, 0, 255).astype(np.uint8), view.masks, view.class_ids, view.ignore_boxes
-    )
+    return replace(view, pixels=np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 def _resize_masks(masks: NDArray[np.bool_], size_wh: tuple[int, int]) -> NDArray[np.uint8]:
@@ -300,4 +312,10 @@ def _resize_masks(masks: NDArray[np.bool_], size_wh: tuple[int, int]) -> NDArray
 
 def _drop_empty(view: View, min_pixels: int = 4) -> View:
     keep = view.masks.sum(axis=(1, 2)) >= min_pixels
-    return View(view.pixels, view.masks[keep], view.class_ids[keep], view.ignore_boxes)
+    kept = np.flatnonzero(keep) if view.attribute_ids else ()
+    return replace(
+        view,
+        masks=view.masks[keep],
+        class_ids=view.class_ids[keep],
+        attribute_ids=tuple(view.attribute_ids[i] for i in kept),
+    )

@@ -1,7 +1,7 @@
 """Figures of a bundle on data in a public layout, computed from what the bundle really answers.
 
-Three layouts: Clothing Co-Parsing (tags, boxes, masks), the Myntra catalogue (usage, season) and
-the Clothing Attribute Dataset (the upper body's attributes).
+Layouts: Clothing Co-Parsing (tags, boxes, masks), the Myntra catalogue (usage, season), the
+Clothing Attribute Dataset (the upper body's attributes), Fashionpedia and iMaterialist (masks).
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from style_maskrcnn.attribute_scoring import group_scores
 from style_maskrcnn.datasets import read_instances, split_ids
+from style_maskrcnn.fashion_data import FashionTruth
+from style_maskrcnn.layouts import open_dataset
+from style_maskrcnn.layouts.records import FashionDataset
 from style_maskrcnn.postprocess import GroupSpec
 from style_maskrcnn.predictor import StyleModel
 from style_maskrcnn.preprocess import resize
 from style_maskrcnn.progress import progress_bar
-from style_maskrcnn.scoring import all_scores
+from style_maskrcnn.scoring import all_scores, fine_scores
 from style_maskrcnn.upper_body.dataset import LABELS
 from style_maskrcnn.upper_body.evaluate import evaluate_upper_body
 from style_maskrcnn.upper_body.predictor import UpperBodyModel
@@ -70,8 +73,12 @@ def _figures(
                 f"{data_path} asks for the upper body's attributes, and no bundle of them is named",
             )
         return evaluate_upper_body(model, upper_body, data_path, split)
-    scored = evaluate_attributes if "styles.csv" in files else evaluate_masks
-    return scored(model, data_path, split)
+    if "styles.csv" in files:
+        return evaluate_attributes(model, data_path, split)
+    if any(name.endswith(".json") for name in files):
+        layout = "imaterialist" if "label_descriptions.json" in files else "fashionpedia"
+        return evaluate_fashion(model, open_dataset(layout, data_path), split)
+    return evaluate_masks(model, data_path, split)
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,27 @@ def predict_photos(model: StyleModel, dataset: CcpDataset, photo_ids: Sequence[s
             answers.truth[photo_id] = truth
             answers.found[photo_id] = model.predict([_at_size(photo, (width, height))])[0]
     return answers
+
+
+def evaluate_fashion(model: StyleModel, dataset: FashionDataset, split: str) -> dict[str, Any]:
+    """Mask and box AP over the categories, on a layout of `style_maskrcnn.layouts`."""
+    found: dict[str, StyleInstances] = {}
+    skipped = [Skipped(s.photo_id, s.reason) for s in dataset.skipped]
+    with progress_bar() as bar:
+        for photo_id in bar.track(dataset.of_split(split), description="photos"):
+            try:
+                photo = decode(EncodedImage(dataset.photo_bytes(photo_id)))
+            except PermanentError as error:
+                skipped.append(Skipped(photo_id, error.message))
+                continue
+            height, width = dataset.size_hw(photo_id)
+            found[photo_id] = model.predict([_at_size(photo, (width, height))])[0]
+    truth = FashionTruth(dataset, list(found))
+    return {
+        "photos": len(found),
+        "skipped": [{"photo": s.photo_id, "reason": s.reason} for s in skipped],
+        "categories": fine_scores(truth, found, model.output.class_names),
+    }
 
 
 def evaluate_attributes(model: StyleModel, data_path: Path, split: str) -> dict[str, Any]:

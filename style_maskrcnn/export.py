@@ -23,14 +23,22 @@ from torch import Tensor, nn
 from style_maskrcnn.checkpoint import Checkpoint, load_checkpoint
 from style_maskrcnn.config import Config
 from style_maskrcnn.datasets import split_ids
-from style_maskrcnn.evaluate import evaluate_masks, predict_photos
+from style_maskrcnn.evaluate import evaluate_fashion, evaluate_masks, predict_photos
+from style_maskrcnn.layouts import CCP_LAYOUT, open_dataset
 from style_maskrcnn.network import StyleNetwork
 from style_maskrcnn.postprocess import GroupSpec, OutputSpec
 from style_maskrcnn.predictor import StyleModel
 from style_maskrcnn.preprocess import InputSpec, preprocess
 from style_maskrcnn.scoring import best_score_threshold
 from training.ccp import CcpDataset
-from training.citations import CCP, IMAGENET_WEIGHTS, PRODUCTS
+from training.citations import (
+    CCP,
+    FASHIONPEDIA,
+    IMAGENET_WEIGHTS,
+    IMATERIALIST,
+    PRODUCTS,
+    Citation,
+)
 from training.split import DEFAULT_FRACTIONS
 from vision.bundle import GRAPH, Bundle, update_metrics, write_bundle
 from vision.errors import ErrorCode, PermanentError
@@ -40,6 +48,27 @@ from vision.taxonomy import load_taxonomy
 
 log = logging.getLogger(__name__)
 
+
+@dataclass(frozen=True)
+class Origin:
+    """What a bundle learnt from: its citation, the weights' terms, and the command's last words."""
+
+    citation: Citation
+    licence: str
+    data: str
+
+
+ORIGINS: Mapping[str, Origin] = {
+    CCP_LAYOUT: Origin(
+        CCP, "Apache-2.0", "ccp_efficientnet_lite0.yaml --data clothing-co-parsing.zip"
+    ),
+    "fashionpedia": Origin(FASHIONPEDIA, FASHIONPEDIA["licence"], "fashionpedia.yaml --data ..."),
+    "imaterialist": Origin(IMATERIALIST, IMATERIALIST["licence"], "imaterialist.yaml --data ..."),
+}
+# Where there is too little to choose from.
+DEFAULT_SERVING_SCORE = 0.5
+# Nothing is to be found in it.
+EMPTY = np.full((600, 400, 3), 127, np.uint8)
 OPSET = 17
 INPUT = "image"
 OUTPUTS = ("boxes", "scores", "class_ids", "masks", "attributes")
@@ -71,8 +100,10 @@ def export(
     checkpoint = replace(
         trained, config=replace(trained.config, input=config.input, output=config.output)
     )
-    dataset = CcpDataset(data)
     folder.mkdir(parents=True, exist_ok=True)
+    if checkpoint.config.data.layout != CCP_LAYOUT:
+        return export_fashion(checkpoint, data, folder, threads)
+    dataset = CcpDataset(data)
     export_onnx(checkpoint.network, folder / GRAPH)
     parity = compare(
         checkpoint.network, folder / GRAPH, parity_inputs(dataset, checkpoint), threads
@@ -94,6 +125,23 @@ def export(
     )
 
 
+def export_fashion(checkpoint: Checkpoint, data: Path, folder: Path, threads: int) -> Bundle:
+    """As `export`, of a layout with attributes: figures and score are of its validation photos."""
+    dataset = open_dataset(checkpoint.config.data.layout, data)
+    photo_ids = dataset.of_split("validation")
+    spec = InputSpec(checkpoint.config.input.long_side)
+    photos = [decode(EncodedImage(dataset.photo_bytes(i))).pixels for i in photo_ids]
+    photos = [*photos[:PARITY_PHOTOS], EMPTY]
+    export_onnx(checkpoint.network, folder / GRAPH)
+    inputs = [preprocess(pixels, spec).tensor for pixels in photos]
+    parity = compare(checkpoint.network, folder / GRAPH, inputs, threads)
+    bundle = write(folder, checkpoint, DEFAULT_SERVING_SCORE, parity)
+    model = StyleModel(bundle, threads, believed_only=False)
+    return update_metrics(
+        folder, "style", {"validation": evaluate_fashion(model, dataset, "validation")}
+    )
+
+
 def write(folder: Path, checkpoint: Checkpoint, serving_score: float, parity: Parity) -> Bundle:
     """`model.yaml` beside the graph that already lies in `folder`."""
     confidence = checkpoint.facts.get("confidence", {})
@@ -107,8 +155,11 @@ def write(folder: Path, checkpoint: Checkpoint, serving_score: float, parity: Pa
         serving_score,
         mask_threshold=checkpoint.config.output.mask_threshold,
         duplicate_iou=checkpoint.config.output.duplicate_iou,
+        attribute_names=checkpoint.labels.attribute_names,
+        attributes_of_class=checkpoint.labels.attributes_of_class,
     )
     network = checkpoint.config.network
+    origin = ORIGINS[checkpoint.config.data.layout]
     return write_bundle(
         folder,
         "style",
@@ -120,13 +171,9 @@ def write(folder: Path, checkpoint: Checkpoint, serving_score: float, parity: Pa
         input=InputSpec(checkpoint.config.input.long_side).to_bundle(),
         output=spec.output_to_bundle(),
         metrics={},
-        data=[CCP, *([PRODUCTS] if checkpoint.groups else []), IMAGENET_WEIGHTS],
-        licence="Apache-2.0",
-        command=(
-            "python -m style_maskrcnn train "
-            "--config configs/style_maskrcnn/ccp_efficientnet_lite0.yaml "
-            "--data clothing-co-parsing.zip"
-        ),
+        data=[origin.citation, *([PRODUCTS] if checkpoint.groups else []), IMAGENET_WEIGHTS],
+        licence=origin.licence,
+        command=f"python -m style_maskrcnn train --config configs/style_maskrcnn/{origin.data}",
         parity=parity.to_bundle(),
     )
 
@@ -137,7 +184,7 @@ def parity_inputs(dataset: CcpDataset, checkpoint: Checkpoint) -> list[NDArray[n
     data = checkpoint.config.data
     chosen = split_ids(dataset, "validation", data.fractions, data.salt)[:PARITY_PHOTOS]
     photos = [decode(EncodedImage(dataset.photo_bytes(i))).pixels for i in chosen]
-    photos.append(np.full((600, 400, 3), 127, np.uint8))
+    photos.append(EMPTY)
     return [preprocess(pixels, spec).tensor for pixels in photos]
 
 

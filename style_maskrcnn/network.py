@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from style_maskrcnn import backbone
 from style_maskrcnn.attribute_head import POOL_SIZE as ATTRIBUTE_POOL
-from style_maskrcnn.attribute_head import AttributeHead
+from style_maskrcnn.attribute_head import AttributeHead, multi_label_loss
 from style_maskrcnn.box_head import POOL_SIZE as BOX_POOL
 from style_maskrcnn.box_head import BoxHead, RoiSample
 from style_maskrcnn.config import AttributeGroup, NetworkConfig
@@ -52,7 +52,8 @@ class StyleNetwork(nn.Module):
     """Mask R-CNN with an attribute head.
 
     class_count: C, without the background. mask_channel_of_class: (C,), see `MaskHead`.
-    groups: the attribute groups; none is a plain Mask R-CNN.
+    groups: the attribute groups; none is a plain Mask R-CNN. attribute_count: A, how many
+    attributes are learnt with the masks. attributes_of_class: (C,) indices of those each may have.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class StyleNetwork(nn.Module):
         mask_channel_of_class: Sequence[int],
         groups: Sequence[AttributeGroup] = (),
         *,
+        attribute_count: int = 0,
+        attributes_of_class: Sequence[Sequence[int]] = (),
         pretrained: bool = False,
     ) -> None:
         super().__init__()
@@ -77,15 +80,25 @@ class StyleNetwork(nn.Module):
             config.channels, config.mask_head.width, config.mask_head.depth, mask_channel_of_class
         )
         self.attribute_head = AttributeHead(
-            config.channels, groups, config.attribute_head.width, config.attribute_head.dropout
+            config.channels,
+            groups,
+            config.attribute_head.width,
+            config.attribute_head.dropout,
+            attribute_count,
         )
+        self.attribute_count = attribute_count
+        allowed = torch.zeros(class_count, attribute_count, dtype=torch.bool)
+        for class_id, attributes in enumerate(attributes_of_class):
+            allowed[class_id, list(attributes)] = True
+        # Not stored with the weights: it follows from the label set that is.
+        self.register_buffer("allowed", allowed, persistent=False)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised photos → the pyramid's levels."""
         return self.pyramid(self.backbone(images))
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The five losses of boxes and masks by name; their sum is minimised."""
+        """The losses of boxes, masks and, where there are any, attributes by name."""
         height, width = images.shape[-2:]
         features = self.features(images)
         rpn_output = self.rpn(features)
@@ -96,6 +109,7 @@ class StyleNetwork(nn.Module):
             **self.rpn.losses(rpn_output, targets),
             **self.box_head.losses(logits, deltas, samples, targets),
             "mask": self._mask_loss(features, samples, targets),
+            **self._attribute_losses(features, samples, targets),
         }
 
     def forward(self, images: Tensor) -> NetworkOutput:
@@ -132,6 +146,24 @@ class StyleNetwork(nn.Module):
             ]
         )
         return mask_loss(self.mask_head(self._pool(features, boxes, MASK_POOL), class_ids), wanted)
+
+    def _attribute_losses(
+        self, features: Sequence[Tensor], samples: Sequence[RoiSample], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """Of the proposals that found an instance, whose attributes are known."""
+        if not self.attribute_count:
+            return {}
+        boxes, class_ids, wanted = [], [], []
+        for sample, target in zip(samples, targets, strict=True):
+            found = sample.positives
+            boxes.append(sample.boxes[found])
+            class_ids.append(sample.class_ids[found])
+            assert target.attributes is not None
+            wanted.append(target.attributes[sample.matched[found]])
+        logits = self.attribute_head(self.attribute_features(features, boxes))
+        logits = logits[:, -self.attribute_count :]
+        allowed: Tensor = self.allowed[torch.cat(class_ids)]
+        return {"attributes": multi_label_loss(logits, torch.cat(wanted), allowed)}
 
 
 def _size(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,9 @@ from vision.garments import UNKNOWN, Prediction, StyleInstances
 from vision.rle import Rle
 
 Mask = NDArray[np.bool_]
+# An attribute that an instance may have or not is reported from this probability on.
+PRESENT = 0.5
+YES = "yes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +72,8 @@ class OutputSpec:
 
     class_names: C tags. coarse_of_class: the garment class of each. groups: in the order of the
     logits. serving_score: instances at least this sure are believed. mask_threshold: probability
-    from which a pixel is inside.
+    from which a pixel is inside. attribute_names: of which an instance has any number, their logits
+    after the groups'. attributes_of_class: for each tag the indices of those it may have.
     """
 
     class_names: tuple[str, ...]
@@ -78,6 +82,8 @@ class OutputSpec:
     serving_score: float
     mask_threshold: float = 0.5
     duplicate_iou: float = 0.6
+    attribute_names: tuple[str, ...] = ()
+    attributes_of_class: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> OutputSpec:
@@ -85,6 +91,8 @@ class OutputSpec:
         try:
             classes: Mapping[str, str] = bundle.labels["classes"]
             output = bundle.output
+            names = tuple(bundle.labels.get("multi_label", ()))
+            allowed = bundle.labels.get("multi_label_of_class", {})
             return cls(
                 class_names=tuple(classes),
                 coarse_of_class=tuple(classes.values()),
@@ -92,6 +100,10 @@ class OutputSpec:
                 serving_score=float(output["serving_score"]),
                 mask_threshold=float(output["mask_threshold"]),
                 duplicate_iou=float(output["duplicate_iou"]),
+                attribute_names=names,
+                attributes_of_class=tuple(
+                    tuple(names.index(n) for n in allowed.get(c, ())) for c in classes
+                ),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PermanentError(
@@ -100,13 +112,20 @@ class OutputSpec:
 
     def labels_to_bundle(self) -> dict[str, Any]:
         """`labels` of `model.yaml`."""
-        return {
+        labels: dict[str, Any] = {
             "classes": dict(zip(self.class_names, self.coarse_of_class, strict=True)),
             "attributes": [
                 {"name": g.name, "values": list(g.values), "categories": list(g.categories)}
                 for g in self.groups
             ],
         }
+        if self.attribute_names:
+            pairs = zip(self.class_names, self.attributes_of_class, strict=True)
+            labels["multi_label"] = list(self.attribute_names)
+            labels["multi_label_of_class"] = {
+                name: [self.attribute_names[i] for i in indices] for name, indices in pairs
+            }
+        return labels
 
     def output_to_bundle(self) -> dict[str, Any]:
         """`output` of `model.yaml`."""
@@ -150,10 +169,7 @@ def postprocess(
         class_ids=raw.class_ids[kept],
         class_names=spec.class_names,
         masks=tuple(Rle.encode(masks[i]) for i in kept),
-        attributes=tuple(
-            predictions(raw.attributes[i], spec.groups, spec.class_names[raw.class_ids[i]])
-            for i in kept
-        ),
+        attributes=tuple(_answers(raw.attributes[i], int(raw.class_ids[i]), spec) for i in kept),
     )
 
 
@@ -233,6 +249,31 @@ def predictions(
             answers[group.name] = _prediction(logits[start:stop], group)
         start = stop
     return answers
+
+
+def present_attributes(
+    logits: NDArray[np.float32], names: Sequence[str], allowed: Sequence[int]
+) -> dict[str, Prediction]:
+    """The attributes, of those allowed, that an instance more likely has than not.
+
+    logits: (A,). Each is an answer of its own, `yes`; the ones it lacks are left out.
+    """
+    with np.errstate(over="ignore"):
+        probabilities = 1 / (1 + np.exp(-logits))
+    return {
+        names[i]: Prediction(YES, float(probabilities[i]), ((YES, float(probabilities[i])),))
+        for i in allowed
+        if probabilities[i] >= PRESENT
+    }
+
+
+def _answers(logits: NDArray[np.float32], class_id: int, spec: OutputSpec) -> dict[str, Prediction]:
+    answers = predictions(logits, spec.groups, spec.class_names[class_id])
+    if not spec.attribute_names:
+        return answers
+    own = logits[len(logits) - len(spec.attribute_names) :]
+    allowed = spec.attributes_of_class[class_id]
+    return {**answers, **present_attributes(own, spec.attribute_names, allowed)}
 
 
 def _group(labels: Mapping[str, Any], confidence: Mapping[str, Any]) -> GroupSpec:

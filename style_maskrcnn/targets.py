@@ -17,9 +17,11 @@ class Target:
 
     boxes: (M, 4) float32 xyxy. class_ids: (M,) int64. masks: (M, H, W) uint8, 1 inside.
     ignore_boxes: (K, 4) float32 xyxy, regions that are neither found nor missed.
+    attributes: (M, A) float32, 1 for those an instance has; None where none are known.
     """
 
     boxes: Tensor
     class_ids: Tensor
     masks: Tensor
     ignore_boxes: Tensor
+    attributes: Tensor | None = None

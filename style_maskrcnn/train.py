@@ -1,4 +1,6 @@
-"""Training of boxes, tags and masks on Clothing Co-Parsing; the attribute head follows on its own.
+"""Training of boxes, tags and masks, and of the attributes where the data set has any.
+
+Clothing Co-Parsing has none: there the attribute head follows on its own (`train_attributes.py`).
 
 A run lives in one folder: `last.pt` (to resume from), `best.pt` (averaged weights of the best
 validation), `log.csv`. The same command goes on where the last one stopped, on the same batches.
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from style_maskrcnn.checkpoint import build, save_checkpoint, write_atomically
@@ -36,6 +39,8 @@ from style_maskrcnn.datasets import (
     repeat_factors,
     split_ids,
 )
+from style_maskrcnn.fashion_data import FashionTruth, known_labels, make_fashion_samples
+from style_maskrcnn.layouts import CCP_LAYOUT, open_dataset
 from style_maskrcnn.network import StyleNetwork
 from style_maskrcnn.postprocess import OutputSpec, RawOutput, postprocess
 from style_maskrcnn.preprocess import InputSpec, preprocess
@@ -53,13 +58,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What a run reads once. truth: annotated instances of the validation photos."""
+    """What a run reads once. truth: annotated instances of the validation photos.
+
+    taxonomy: what groups the tags into garment classes; None where the categories are no tags.
+    """
 
     labels: LabelSet
     train: list[Sample]
     validation: list[Sample]
     truth: Truth
-    taxonomy: Taxonomy
+    taxonomy: Taxonomy | None
 
 
 @dataclass
@@ -73,6 +81,30 @@ class Progression:
 
 def load_data(path: Path, config: Config) -> Data:
     """Samples of the train and validation splits; the train split alone decides the tags."""
+    return (load_ccp if config.data.layout == CCP_LAYOUT else load_fashion)(path, config)
+
+
+def load_fashion(path: Path, config: Config) -> Data:
+    """As `load_data`, of a layout whose instances carry attributes."""
+    dataset, taxonomy = open_dataset(config.data.layout, path), load_taxonomy()
+    for skipped in dataset.skipped:
+        log.warning("photo %s: %s", skipped.photo_id, skipped.reason)
+    log.info("%d annotations left out", len(dataset.skipped))
+    train_ids, validation_ids = (dataset.of_split(s) for s in ("train", "validation"))
+    labels = known_labels(
+        dataset, train_ids, taxonomy, config.data.min_instances, config.data.min_attributes
+    )
+    return Data(
+        labels=labels,
+        train=make_fashion_samples(dataset, train_ids, labels),
+        validation=make_fashion_samples(dataset, validation_ids, labels),
+        truth=FashionTruth(dataset, validation_ids),
+        taxonomy=None,
+    )
+
+
+def load_ccp(path: Path, config: Config) -> Data:
+    """As `load_data`, of Clothing Co-Parsing."""
     dataset, taxonomy = CcpDataset(path), load_taxonomy()
     for skipped in dataset.skipped:
         log.warning("photo %s left out: %s", skipped.photo_id, skipped.reason)
@@ -165,7 +197,10 @@ class Trainer:
         images = torch.from_numpy(batch.images).contiguous(memory_format=torch.channels_last)
         self.network.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
-            losses = self.network.losses(images, targets_of(batch))
+            attributes = len(self.data.labels.attribute_names)
+            losses = self.network.losses(images, targets_of(batch, attributes))
+        if "attributes" in losses:
+            losses["attributes"] = losses["attributes"] * schedule.attribute_weight
         total = torch.stack(list(losses.values())).sum()
         if not bool(torch.isfinite(total)):
             raise FloatingPointError(f"the loss at step {self.at.step} is {float(total)}")
@@ -199,17 +234,20 @@ class Trainer:
             self.averaged, self.data.validation, self.config.input.long_side, spec
         )
         fine = fine_scores(self.data.truth, found, self.data.labels.class_names)
-        coarse = coarse_scores(self.data.truth, found, self.data.taxonomy)
         scores = {
             "fine_mask_AP": fine["mask"]["AP"],
             "fine_mask_AP50": fine["mask"]["AP50"],
-            "coarse_mask_AP": coarse["mask"]["AP"],
-            "coarse_mask_AP50": coarse["mask"]["AP50"],
-            "coarse_box_AP50": coarse["box"]["AP50"],
         }
+        judged = [fine["mask"]["AP"] or 0.0]
+        if self.data.taxonomy is not None:
+            coarse = coarse_scores(self.data.truth, found, self.data.taxonomy)
+            scores["coarse_mask_AP"] = coarse["mask"]["AP"]
+            scores["coarse_mask_AP50"] = coarse["mask"]["AP50"]
+            scores["coarse_box_AP50"] = coarse["box"]["AP50"]
+            judged.append(coarse["mask"]["AP"] or 0.0)
         log.info("step %d: %s", self.at.step, scores)
         self._write_log(scores)
-        value = ((fine["mask"]["AP"] or 0.0) + (coarse["mask"]["AP"] or 0.0)) / 2
+        value = sum(judged) / len(judged)
         if value > self.at.best:
             self.at.best = value
             save_checkpoint(
@@ -289,14 +327,31 @@ def average(averaged: StyleNetwork, network: StyleNetwork, decay: float) -> None
                 kept.lerp_(current, 1 - decay)
 
 
-def targets_of(batch: Batch) -> list[Target]:
+def targets_of(batch: Batch, attribute_count: int = 0) -> list[Target]:
     """Ground truth of a batch as tensors."""
+    columns = (batch.boxes, batch.class_ids, batch.masks, batch.ignore_boxes, batch.attribute_ids)
     return [
-        Target(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
-        for arrays in zip(
-            batch.boxes, batch.class_ids, batch.masks, batch.ignore_boxes, strict=True
+        Target(
+            _tensor(boxes),
+            _tensor(class_ids),
+            _tensor(masks),
+            _tensor(ignore_boxes),
+            _multi_hot(attribute_ids, attribute_count) if attribute_count else None,
         )
+        for boxes, class_ids, masks, ignore_boxes, attribute_ids in zip(*columns, strict=True)
     ]
+
+
+def _tensor(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+def _multi_hot(attribute_ids: Sequence[Sequence[int]], count: int) -> Tensor:
+    """(M, count) float32, 1 where an instance has the attribute."""
+    marks = torch.zeros(len(attribute_ids), count)
+    for row, ids in enumerate(attribute_ids):
+        marks[row, list(ids)] = 1.0
+    return marks
 
 
 def output_spec(labels: LabelSet, config: Config) -> OutputSpec:

@@ -26,6 +26,16 @@ CLOTHING_ATTRIBUTES: Citation = {
     "licence": "published for research, no licence text",
     "url": "https://purl.stanford.edu/tb980qz1002",
 }
+FASHIONPEDIA: Citation = {
+    "name": "Fashionpedia",
+    "licence": "annotations CC BY 4.0; the photos have their own terms",
+    "url": "https://fashionpedia.github.io/home/",
+}
+IMATERIALIST: Citation = {
+    "name": "iMaterialist (Fashion) 2019/2020",
+    "licence": "the rules of its Kaggle competition, which allow research only",
+    "url": "https://www.kaggle.com/c/imaterialist-fashion-2020-fgvc7",
+}
 FASHION_MNIST: Citation = {
     "name": "Fashion-MNIST",
     "licence": "MIT",

@@ -9,6 +9,8 @@ from style_maskrcnn.layouts.fashionpedia import FashionpediaDataset
 from style_maskrcnn.layouts.imaterialist import IMaterialistDataset
 from style_maskrcnn.layouts.records import FashionDataset
 
+# Clothing Co-Parsing, whose tags are pixels and whose instances have no attributes; `training.ccp`.
+CCP_LAYOUT = "ccp"
 LAYOUTS: Mapping[str, Callable[[Path], FashionDataset]] = {
     "fashionpedia": FashionpediaDataset,
     "imaterialist": IMaterialistDataset,

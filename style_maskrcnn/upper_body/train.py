@@ -352,11 +352,12 @@ def load_checkpoint(path: Path) -> tuple[UpperBodyNetwork, UpperBodyConfig]:
 def _recolour(
     view: NDArray[np.uint8], strength: float, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
+    """Gain, contrast and saturation, each by up to `strength`, in one matrix product."""
     gain, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
-    pixels = view.astype(np.float32) * gain
-    pixels = (pixels - pixels.mean()) * contrast + pixels.mean()
-    grey = pixels.mean(axis=2, keepdims=True)
-    return np.clip(grey + (pixels - grey) * saturation, 0, 255).astype(np.uint8)
+    mixed = saturation * np.eye(3) + (1 - saturation) / 3
+    middle = gain * float(view.mean())
+    matrix = np.hstack([gain * contrast * mixed, np.full((3, 1), middle * (1 - contrast))])
+    return cv2.transform(view, matrix).astype(np.uint8)
 
 
 def _erase(view: NDArray[np.uint8], chance: float, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from style_maskrcnn.postprocess import (
     paste_mask,
     postprocess,
     predictions,
+    present_attributes,
     resolve_overlaps,
     without_duplicates,
 )
@@ -204,3 +205,16 @@ def test_confidences_are_probabilities(logits: list[float]) -> None:
     for answer in predictions(np.array(logits, np.float32), SPEC.groups, "dress").values():
         assert 0 <= answer.confidence <= 1
         assert answer.confidence == answer.alternatives[0][1]
+
+
+def test_an_instance_has_the_attributes_its_class_may_have() -> None:
+    # e^ln3 to 1 is three to one; the second is unlikely and the third not asked for.
+    logits = np.array([np.log(3), -1.0, 5.0, 0.0], np.float32)
+    names = ("mini", "puff", "plain", "slit")
+    present = present_attributes(logits, names, (0, 1, 3))
+    assert {name: answer.label for name, answer in present.items()} == {
+        "mini": "yes",
+        "slit": "yes",
+    }
+    assert present["mini"].confidence == pytest.approx(0.75)
+    assert present_attributes(logits, names, ()) == {}
