@@ -18,10 +18,12 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
+from detectron2.structures import Boxes
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from detection.augmentation import IGNORED
 from detection.config import NetworkConfig
 from training import efficientnet_lite_weights
 
@@ -31,6 +33,9 @@ PIXEL_STD = (127.5, 127.5, 127.5)
 
 # Of the pyramid's levels p3 to p7.
 STRIDES = (8, 16, 32, 64, 128)
+
+# A logit whose sigmoid is 0 in float32.
+CERTAINLY_NOT = -200.0
 
 # Stage of the backbone after which a feature map is taken → name, channels, stride.
 _TAPS = {2: ("c3", 40, 8), 4: ("c4", 112, 16), 6: ("c5", 320, 32)}
@@ -119,21 +124,58 @@ class CoarseLevels(LastLevelP6P7):  # type: ignore[misc]  # Detectron2 has no ty
 
 
 class GarmentFcos(FCOS):  # type: ignore[misc]  # Detectron2 has no types
-    """FCOS whose losses are computed in float32, also under bfloat16 autocast."""
+    """FCOS that leaves ignore regions unjudged, its losses in float32 under any autocast.
+
+    An instance of class `IGNORED` is an ignore region. Locations in one that belong to no garment
+    count nothing in the classification loss: what lies there is neither a garment nor background.
+    """
 
     def forward_training(
         self,
-        images: Any,
+        images: Any,  # noqa: ARG002 - Detectron2 passes it by position
         features: list[torch.Tensor],
         predictions: list[list[torch.Tensor]],
         gt_instances: list[Any],
     ) -> dict[str, torch.Tensor]:
         exact = [[level.float() for level in kind] for kind in predictions]
+        garments = [photo[photo.gt_classes != IGNORED] for photo in gt_instances]
+        regions = [photo.gt_boxes[photo.gt_classes == IGNORED] for photo in gt_instances]
         with torch.autocast(features[0].device.type, enabled=False):
-            losses: dict[str, torch.Tensor] = super().forward_training(
-                images, features, exact, gt_instances
+            logits, distances, centerness = self._transpose_dense_predictions(
+                exact, [self.num_classes, 4, 1]
+            )
+            anchors = self.anchor_generator(features)
+            labels, boxes = self.label_anchors(anchors, garments)
+            points = Boxes.cat(anchors).get_centers()
+            unjudged = torch.stack(
+                [
+                    (label == self.num_classes) & lies_in_any(points, region.tensor)
+                    for label, region in zip(labels, regions, strict=True)
+                ]
+            )
+            losses: dict[str, torch.Tensor] = self.losses(
+                anchors, silenced(logits, unjudged), labels, distances, boxes, centerness
             )
         return losses
+
+
+def lies_in_any(points: torch.Tensor, xyxy: torch.Tensor) -> torch.Tensor:
+    """(R,) bool: which of (R, 2) points lie in one of (M, 4) boxes."""
+    above = (points[:, None] >= xyxy[None, :, :2]).all(dim=2)
+    below = (points[:, None] < xyxy[None, :, 2:]).all(dim=2)
+    return (above & below).any(dim=1)
+
+
+def silenced(logits: list[torch.Tensor], unjudged: torch.Tensor) -> list[torch.Tensor]:
+    """The (N, R of the level, K) logits, where (N, R) `unjudged` those of a certain "no garment".
+
+    As background, such a logit has no focal loss, and nothing flows back to what it replaces.
+    """
+    levels = unjudged.split([level.shape[1] for level in logits], dim=1)
+    return [
+        level.masked_fill(mask[..., None], CERTAINLY_NOT)
+        for level, mask in zip(logits, levels, strict=True)
+    ]
 
 
 class RawOutputs(nn.Module):

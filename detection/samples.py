@@ -99,10 +99,10 @@ def _packshot_view(
 
 
 def _wrapped(view: View) -> dict[str, Any]:
-    garments = view.only(np.flatnonzero(view.class_ids != IGNORED))
+    """Ignore regions stay among the instances, as `IGNORED`, for the network to leave unjudged."""
     instances = Instances(view.pixels.shape[:2])
-    instances.gt_boxes = Boxes(torch.from_numpy(np.ascontiguousarray(garments.xyxy)))
-    instances.gt_classes = torch.from_numpy(garments.class_ids)
+    instances.gt_boxes = Boxes(torch.from_numpy(np.ascontiguousarray(view.xyxy)))
+    instances.gt_classes = torch.from_numpy(view.class_ids)
     image = torch.from_numpy(np.ascontiguousarray(view.pixels.transpose(2, 0, 1)))
     return {"image": image, "instances": instances}
 

@@ -13,12 +13,15 @@ from detectron2.structures import Boxes, Instances  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
 from torch import nn  # noqa: E402
 
+from detection.augmentation import IGNORED  # noqa: E402
 from detection.network import (  # noqa: E402
     STRIDES,
     CoarseLevels,
+    GarmentFcos,
     RawOutputs,
     build_network,
     fold_batch_norm,
+    silenced,
 )
 from detection.postprocess import locations  # noqa: E402
 from tests.unit.detection.small_run import small_config  # noqa: E402
@@ -100,6 +103,56 @@ def test_losses_and_gradients_are_finite(bf16: bool) -> None:
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     assert len(gradients) > 100
     assert all(torch.isfinite(g).all() for g in gradients)
+
+
+def losses_of(network: GarmentFcos, *instances: tuple[tuple[float, ...], int]) -> dict[str, float]:
+    """The losses on one photo with these boxes and classes."""
+    truth = Instances((96, 64))
+    truth.gt_boxes = Boxes(torch.tensor([box for box, _ in instances]).reshape(-1, 4))
+    truth.gt_classes = torch.tensor([class_id for _, class_id in instances], dtype=torch.int64)
+    image = torch.full((3, 96, 64), 90, dtype=torch.uint8)
+    vars(network).pop("loss_normalizer", None)  # a moving average over steps
+    with EventStorage():
+        losses = network([{"image": image, "instances": truth}])
+    return {name: value.item() for name, value in losses.items()}
+
+
+def test_what_lies_in_an_ignore_region_is_not_judged() -> None:
+    torch.manual_seed(0)
+    # No normalisation with state, so that two runs over the same photo are the same.
+    network = build_network(CONFIG, class_count=3).train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    # The coarsest location, at (64, 64), is beside the photo.
+    everywhere, garment = (0.0, 0.0, 128.0, 128.0), ((8.0, 8.0, 50.0, 60.0), 1)
+
+    nothing = losses_of(network, (everywhere, IGNORED))
+    plain = losses_of(network, garment)
+    ignored = losses_of(network, garment, (everywhere, IGNORED))
+    beside = losses_of(network, garment, ((0.0, 0.0, 1.0, 1.0), IGNORED))
+
+    assert nothing["loss_fcos_cls"] == 0
+    # The garment's own locations are judged as ever, also inside the region.
+    assert ignored["loss_fcos_loc"] == pytest.approx(plain["loss_fcos_loc"], abs=1e-5)
+    assert ignored["loss_fcos_ctr"] == pytest.approx(plain["loss_fcos_ctr"], abs=1e-5)
+    assert 0 < ignored["loss_fcos_cls"] < plain["loss_fcos_cls"]
+    # No location lies in a region of one pixel at the corner: the first one is at (4, 4).
+    assert beside == pytest.approx(plain, abs=1e-5)
+
+
+def test_nothing_flows_back_to_what_is_silenced() -> None:
+    logits = [torch.zeros(1, 4, 2, requires_grad=True), torch.zeros(1, 1, 2, requires_grad=True)]
+    unjudged = torch.tensor([[False, True, False, False, True]])
+
+    replaced = silenced(logits, unjudged)
+    torch.cat(replaced, dim=1).sigmoid().sum().backward()
+
+    assert replaced[0].sigmoid()[0, :, 0].tolist() == [0.5, 0.0, 0.5, 0.5]
+    assert logits[0].grad is not None
+    assert logits[0].grad[0, :, 0].tolist() == [0.25, 0.0, 0.25, 0.25]
+    assert logits[1].grad is not None
+    assert not logits[1].grad.any()
 
 
 def test_a_map_one_pixel_wide_has_the_gradients_of_float32() -> None:

@@ -44,7 +44,7 @@ def street_records(tmp_path: Path, *tag_maps: np.ndarray) -> list[dict]:
     return detectron2_records(dataset, dataset.photo_ids)[0]
 
 
-def test_samples_leave_ignore_regions_out(tmp_path: Path) -> None:
+def test_samples_keep_ignore_regions_as_such(tmp_path: Path) -> None:
     (record,) = street_records(
         tmp_path, tag_map({"shirt": (10, 10, 50, 40), "necklace": (10, 60, 50, 80)})
     )
@@ -53,8 +53,8 @@ def test_samples_leave_ignore_regions_out(tmp_path: Path) -> None:
 
     assert sample["image"].shape == (3, 96, 64)
     assert sample["image"].dtype == torch.uint8
-    assert sample["instances"].gt_classes.tolist() == [CLASSES.index("top")]
-    assert len(sample["instances"].gt_boxes) == 1
+    assert sorted(sample["instances"].gt_classes.tolist()) == [IGNORED, CLASSES.index("top")]
+    assert len(sample["instances"].gt_boxes) == 2
 
 
 def test_a_record_knows_whose_each_pixel_is(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_home_photos_are_boxed_and_classed(tmp_path: Path) -> None:
     # Of the two in the split only the dress has a class.
     assert [r["annotations"][0]["category_id"] for r in records] == [CLASSES.index("dress")]
     sample = TrainingSample(AUGMENTATION)(records[0])
-    assert len(sample["instances"].gt_boxes) == 1
+    assert len(sample["instances"].gt_boxes) == 2
 
 
 def test_packshots_get_a_canvas_and_a_box(tmp_path: Path) -> None:
