@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from style_maskrcnn.attribute_scoring import group_scores
+from style_maskrcnn.colour_scoring import colour_scores
 from style_maskrcnn.datasets import read_instances, split_ids
 from style_maskrcnn.fashion_data import FashionTruth
 from style_maskrcnn.layouts import open_dataset
@@ -149,33 +150,53 @@ def evaluate_fashion(model: StyleModel, dataset: FashionDataset, split: str) -> 
 
 
 def evaluate_attributes(model: StyleModel, data_path: Path, split: str) -> dict[str, Any]:
-    """Attribute groups on packshots, read off the largest instance the bundle finds in each.
+    """Attribute groups on packshots, read off the largest instance the bundle finds in each, and
+    the names of their colours (`colour_scores`).
 
     A photo in which nothing is found has no answer; `answered` says of how many it had one, and
-    the figures are over those.
+    the attributes' figures are over those.
     """
     dataset = ProductDataset(data_path)
     chosen = dataset.of_split(split, DEFAULT_FRACTIONS, "")
     answered: list[tuple[Product, StyleInstances]] = []
-    skipped: list[dict[str, str]] = []
+    photos = _Photos(dataset)
     with progress_bar() as bar:
         for product in bar.track(chosen, description="products"):
-            try:
-                photo = decode(EncodedImage(dataset.photo_bytes(product)))
-            except PermanentError as error:
-                skipped.append({"photo": product.product_id, "reason": error.message})
-                continue
-            found = model.predict([photo])[0]
+            photo = photos.read(product)
+            found = StyleInstances.empty(()) if photo is None else model.predict([photo])[0]
             if len(found):
                 answered.append((product, found))
     return {
-        "photos": len(chosen) - len(skipped),
+        "photos": len(chosen) - len(photos.skipped),
         "answered": len(answered),
-        "skipped": skipped,
+        "skipped": [{"photo": s.photo_id, "reason": s.reason} for s in photos.skipped],
         "attributes": {
             group.name: _scores_of_group(answered, group) for group in model.output.groups
         },
+        "colours": evaluate_colours(dataset, chosen),
     }
+
+
+def evaluate_colours(dataset: ProductDataset, chosen: Sequence[Product]) -> dict[str, Any]:
+    """The names of the products' colours; no network takes part."""
+    photos = _Photos(dataset)
+    pairs = ((product, photo) for product in chosen if (photo := photos.read(product)) is not None)
+    return colour_scores(pairs, load_taxonomy())
+
+
+class _Photos:
+    """Reads products' photos, and remembers which are broken."""
+
+    def __init__(self, dataset: ProductDataset) -> None:
+        self._dataset = dataset
+        self.skipped: list[Skipped] = []
+
+    def read(self, product: Product) -> RgbImage | None:
+        try:
+            return decode(EncodedImage(self._dataset.photo_bytes(product)))
+        except PermanentError as error:
+            self.skipped.append(Skipped(product.product_id, error.message))
+            return None
 
 
 def _scores_of_group(

@@ -28,6 +28,8 @@ MAX_COLOURS = 3
 _CELL = 8
 _CELLS = 256 // _CELL
 _UNNAMED = -1
+# Of the weights around a picture's middle, as a share of its sides.
+_CENTRE_DEVIATION = 0.22
 # A border counts as plain background when its pixels differ by no more than this (0–255).
 _PLAIN_BORDER_DEVIATION = 12.0
 _BACKGROUND_TOLERANCE = 12
@@ -35,14 +37,17 @@ _BACKGROUND_TOLERANCE = 12
 
 @dataclass(frozen=True, eq=False)
 class Palette:
-    """names: K names. lab: (K, 3) float64, their centres in CIELAB."""
+    """names: K names. lab: (M, 3) float64, centres in CIELAB, one or more a name. name_of: (M,)
+    index of the name that a centre stands for.
+    """
 
     names: tuple[str, ...]
     lab: NDArray[np.float64]
+    name_of: NDArray[np.intp]
 
     def nearest(self, rgb: NDArray[np.uint8]) -> NDArray[np.intp]:
-        """(N,) index of the entry nearest to each of (N, 3) uint8 sRGB colours."""
-        return ciede2000(rgb_to_lab(rgb)[:, None], self.lab[None]).argmin(axis=1)
+        """(N,) index of the name with the centre nearest to each of (N, 3) uint8 sRGB colours."""
+        return self.name_of[ciede2000(rgb_to_lab(rgb)[:, None], self.lab[None]).argmin(axis=1)]
 
     def name_cells(self, cells: NDArray[np.intp]) -> NDArray[np.intp]:
         """(N,) index of the entry nearest to the middle of each cell; cells as `_cells_of` says.
@@ -67,31 +72,42 @@ class Palette:
 @cache
 def load_palette(path: Path = PALETTE_PATH) -> Palette:
     """The palette in `path`; read once per process."""
-    entries: dict[str, str] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    centres = np.array([list(bytes.fromhex(code[1:])) for code in entries.values()], np.uint8)
-    return Palette(names=tuple(entries), lab=rgb_to_lab(centres))
+    entries: dict[str, str | list[str]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    codes = [[code] if isinstance(code, str) else code for code in entries.values()]
+    centres = [list(bytes.fromhex(code[1:])) for of_name in codes for code in of_name]
+    return Palette(
+        names=tuple(entries),
+        lab=rgb_to_lab(np.array(centres, np.uint8)),
+        name_of=np.repeat(np.arange(len(codes)), [len(of_name) for of_name in codes]),
+    )
 
 
 def dominant_colours(
     pixels: NDArray[np.uint8],
     mask: NDArray[np.bool_] | None = None,
     palette: Palette | None = None,
+    *,
+    centred: bool = False,
 ) -> tuple[Colour, ...]:
     """Up to three colours that cover at least a tenth of the region, largest share first.
 
     pixels: (H, W, 3) uint8 RGB. mask: (H, W) bool, the region; None for all of it. An empty
     region has no colour. The hex of a colour is the median of the pixels that took its name.
+    centred: pixels count the more the nearer they are to the picture's middle, where the garment of
+    a packshot is: a model's skin, hair and other clothes are around it.
     """
     palette = palette or load_palette()
     region = np.arange(pixels.shape[0] * pixels.shape[1]) if mask is None else np.flatnonzero(mask)
     # Evenly spread samples keep the answer the same from run to run.
-    samples = pixels.reshape(-1, 3)[region[:: max(1, len(region) // MAX_SAMPLES)]]
+    region = region[:: max(1, len(region) // MAX_SAMPLES)]
+    samples = pixels.reshape(-1, 3)[region]
     if not len(samples):
         return ()
     names = palette.name_cells(_cells_of(samples))
-    counts = np.bincount(names, minlength=len(palette.names))
+    weights = _closeness(region, pixels.shape[:2]) if centred else None
+    counts = np.bincount(names, weights, minlength=len(palette.names))
     largest = np.argsort(-counts, kind="stable")[:MAX_COLOURS]
-    shares = counts / len(samples)
+    shares = counts / counts.sum()
     return tuple(
         Colour(
             name=palette.names[index],
@@ -102,6 +118,15 @@ def dominant_colours(
         # The largest stands even when no colour covers a tenth.
         if shares[index] >= MIN_SHARE or index == largest[0]
     )
+
+
+def _closeness(region: NDArray[np.intp], size_hw: tuple[int, ...]) -> NDArray[np.float64]:
+    """(N,) weights of flat pixel indices: 1 in the picture's middle, a Gaussian around it."""
+    height, width = size_hw
+    rows, columns = np.divmod(region, width)
+    offsets = (rows + 0.5) / height - 0.5, (columns + 0.5) / width - 0.5
+    squared = offsets[0] ** 2 + offsets[1] ** 2
+    return np.asarray(np.exp(-squared / (2 * _CENTRE_DEVIATION**2)))
 
 
 def _cells_of(rgb: NDArray[np.uint8]) -> NDArray[np.intp]:

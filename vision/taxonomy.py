@@ -31,6 +31,7 @@ class Taxonomy:
     sub_category_of: article type → subcategory. master_category_of: subcategory → master category.
     attribute_labels: attribute outside the tree (gender, base_colour, season, usage) → labels.
     colour_groups: group of base colours → the base colours in it; each is in one group.
+    palette_groups: the same groups → the palette's names in them; each is in one group.
     home_photo_article_types: coarse label of the home photos → article types that are right for it.
     street_tag_article_types: Clothing Co-Parsing tag → article types that are right for it.
     """
@@ -49,6 +50,7 @@ class Taxonomy:
     master_category_of: Mapping[str, str]
     attribute_labels: Mapping[str, tuple[str, ...]]
     colour_groups: Mapping[str, tuple[str, ...]]
+    palette_groups: Mapping[str, tuple[str, ...]]
     home_photo_article_types: Mapping[str, tuple[str, ...]]
     street_tag_article_types: Mapping[str, tuple[str, ...]]
 
@@ -105,6 +107,7 @@ def load_taxonomy(path: Path = TAXONOMY_PATH) -> Taxonomy:
         master_category_of={sub: master for master, subs in products.items() for sub in subs},
         attribute_labels={name: tuple(values) for name, values in content["attributes"].items()},
         colour_groups={group: tuple(names) for group, names in content["colour_groups"].items()},
+        palette_groups={group: tuple(names) for group, names in content["palette_groups"].items()},
         home_photo_article_types={
             label: _expand(accepted, articles_of)
             for label, accepted in content["home_photos"].items()

@@ -34,4 +34,4 @@ def _garment_colours(image: RgbImage, garment: FoundGarment) -> tuple[Colour, ..
     if garment.mask is not None:
         return dominant_colours(image.pixels, garment.mask.decode())
     pixels = crop(image, garment.xyxy, margin=0).pixels
-    return dominant_colours(pixels, foreground(pixels))
+    return dominant_colours(pixels, foreground(pixels), centred=True)

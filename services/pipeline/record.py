@@ -23,7 +23,7 @@ from services.store.records import StoredAnalysis
 from vision.garments import ImageReport, ModelVersion
 from vision.image import EncodedImage, sniff
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Raise it when code around the models changes what a report says, so that images get a new one."""
 
 

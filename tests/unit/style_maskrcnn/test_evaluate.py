@@ -88,6 +88,21 @@ def test_packshots_without_an_instance_have_no_answer(tmp_path: Path) -> None:
     assert figures["attributes"]["usage"]["accuracy"] is None
 
 
+def test_a_packshots_colour_is_judged_by_its_group(tmp_path: Path) -> None:
+    # Drawn in navy blue and in orange; the second is labelled wrongly, the fourth is not labelled.
+    rows = [
+        {"id": "1", "usage": "Casual", "baseColour": "Navy Blue"},
+        {"id": "2", "usage": "Sports", "baseColour": "Black"},
+        {"id": "3", "usage": "Sports", "baseColour": "Peach"},
+        {"id": "4", "usage": "Sports", "baseColour": ""},
+    ]
+    bundle = write_style_bundle(tmp_path / "blind", [], [], [], [])
+    figures = evaluate(bundle, write_zip(tmp_path / "p.zip", product_files(rows)))["colours"]
+    assert (figures["photos"], figures["in_group"]) == (3, pytest.approx(2 / 3, abs=1e-4))
+    assert figures["per_group"]["black"] == {"photos": 1, "in_group": 0.0}
+    assert figures["per_group"]["orange"] == {"photos": 1, "in_group": 1.0}
+
+
 def test_another_layout_is_an_error(tmp_path: Path) -> None:
     bundle = two_garments(tmp_path / "drawn")
     (tmp_path / "photos").mkdir()

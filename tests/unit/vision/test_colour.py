@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from vision.colour import PALETTE_PATH, ciede2000, dominant_colours, foreground, load_palette
+from vision.taxonomy import load_taxonomy
 
 # Sharma, Wu and Dalal (2005), table 1: pairs chosen to trip wrong implementations.
 PUBLISHED_PAIRS = [
@@ -29,8 +30,35 @@ def test_ciede2000_gives_the_published_difference(first, second, expected):
 def test_every_palette_entry_is_named_by_itself():
     palette = load_palette()
     entries = yaml.safe_load(PALETTE_PATH.read_text(encoding="utf-8"))
-    centres = np.array([list(bytes.fromhex(code[1:])) for code in entries.values()], np.uint8)
-    assert palette.nearest(centres).tolist() == list(range(len(palette.names)))
+    assert palette.names == tuple(entries)
+    for index, codes in enumerate(entries.values()):
+        for code in [codes] if isinstance(codes, str) else codes:
+            assert palette.nearest(np.array([list(bytes.fromhex(code[1:]))], np.uint8)) == [index]
+
+
+def test_a_name_may_have_more_centres_than_one(tmp_path):
+    path = tmp_path / "palette.yaml"
+    path.write_text("black: ['#000000', '#2e2e30']\nwhite: '#ffffff'\n")
+    palette = load_palette(path)
+    assert palette.nearest(np.array([[0] * 3, [50] * 3, [250] * 3], np.uint8)).tolist() == [0, 0, 1]
+
+
+def test_every_name_belongs_to_one_colour_group():
+    groups = load_taxonomy().palette_groups
+    assert sorted(name for names in groups.values() for name in names) == sorted(
+        load_palette().names
+    )
+    assert set(groups) <= set(load_taxonomy().colour_groups)
+
+
+def test_what_is_near_the_middle_counts_more():
+    pixels = np.full((40, 40, 3), 255, np.uint8)
+    pixels[10:30, 10:30] = (0, 17, 70)  # a quarter of the picture, but its middle
+    assert [c.name for c in dominant_colours(pixels)] == ["white", "navy blue"]
+    middle = dominant_colours(pixels, centred=True)
+    assert [c.name for c in middle] == ["navy blue", "white"]
+    # Each side: the Gaussian's part within ± .25 of ± .5, at a deviation of .22: .744 / .977.
+    assert middle[0].share == pytest.approx((0.744 / 0.977) ** 2, abs=0.01)
 
 
 def test_shares_follow_the_area():
