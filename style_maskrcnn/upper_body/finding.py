@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from style_maskrcnn.postprocess import UPPER_BODY_CLASSES
 from style_maskrcnn.predictor import StyleModel
 from style_maskrcnn.progress import progress_bar
 from style_maskrcnn.upper_body.dataset import VotedDataset, VotedPhoto
-from style_maskrcnn.upper_body.region import UPPER_BODY_CLASSES
 from vision.boxes import pairwise_iou
 from vision.errors import PermanentError
 from vision.garments import StyleInstances

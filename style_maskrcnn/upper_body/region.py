@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from style_maskrcnn.preprocess import MEAN, SCALE
 
-# Garment classes that dress an upper body.
-UPPER_BODY_CLASSES = ("top", "outerwear", "dress", "jumpsuit")
 # Beyond the photo's edge there is nothing to see: grey, which is 0 for the network.
 _BEYOND = (127, 127, 127)
 

@@ -10,6 +10,7 @@ from style_maskrcnn.postprocess import (
     GroupSpec,
     OutputSpec,
     RawOutput,
+    believed,
     mask_box,
     mask_iou,
     paste_mask,
@@ -169,10 +170,17 @@ def test_nothing_found() -> None:
         assert (len(found), found.xyxy.shape) == (0, (0, 4))
 
 
-def test_best_cuts_by_score_and_number() -> None:
-    answer = raw([[0, 0, 9, 9]] * 3, [0.9, 0.6, 0.2], [0, 1, 0])
-    assert answer.best(0.5, 10).scores.tolist() == pytest.approx([0.9, 0.6])
-    assert answer.best(0.0, 1).class_ids.tolist() == [0]
+def test_an_upper_body_is_believed_where_there_is_no_surer_one() -> None:
+    spec = OutputSpec(("coat", "bag", "dress"), ("outerwear", "bag", "dress"), (), 0.5)
+    boxes = [[10.0 * i, 0, 10 * i + 8, 40] for i in range(4)]
+
+    def kept(scores: list[float], class_ids: list[int]) -> list[int]:
+        return believed(raw(boxes[: len(scores)], scores, class_ids), spec).tolist()
+
+    assert kept([0.9, 0.6, 0.4, 0.2], [1, 0, 2, 0]) == [0, 1]  # the coat is sure enough
+    assert kept([0.9, 0.4, 0.3, 0.2], [1, 1, 2, 0]) == [0, 2]  # the dress is the surest
+    assert kept([0.9, 0.1], [1, 0]) == [0]  # too doubtful even then
+    assert kept([], []) == []
 
 
 def test_attributes_by_group_and_class() -> None:
