@@ -8,16 +8,13 @@ The top losses and the most confused pairs are what fastai's `ClassificationInte
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from classification.calibrate import ECE_BINS
@@ -25,6 +22,7 @@ from classification.datasets import Sample
 from classification.evaluate import Evaluation
 from classification.photos import Photos
 from classification.scores import HeadAnswers
+from training.page import data_uri, page_environment
 
 PAGE = "index.html"
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -32,8 +30,6 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 MOST_CLASSES = 25
 MOST_LOSSES = 14
 _CURVE_POINTS = 100
-_THUMBNAIL_WH = (120, 160)
-_JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,8 @@ def write_report(evaluation: Evaluation, figures: Mapping[str, Any], folder: Pat
         for name, answers in evaluation.answers.heads.items()
         if answers.labelled.any()
     ]
-    page = _environment().get_template("report.html").render(figures=figures, sections=sections)
+    template = page_environment(TEMPLATES).get_template("report.html")
+    page = template.render(figures=figures, sections=sections)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / PAGE
     path.write_text(page, encoding="utf-8")
@@ -226,32 +223,3 @@ def top_losses(
             loss=float(-np.log(max(right, 1e-12))),
             picture=data_uri(photos.pixels(samples[row])),
         )
-
-
-def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """(h, w, 3) uint8 RGB → a small JPEG as a data URI, its proportions kept."""
-    height, width = pixels.shape[:2]
-    scale = min(1.0, _THUMBNAIL_WH[0] / width, _THUMBNAIL_WH[1] / height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    _, encoded = cv2.imencode(
-        ".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-    )
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = _percent
-    return environment
-
-
-def _percent(share: float | None, digits: int = 1) -> str:
-    """0.845 → `84.5 %`, which does not break; None → a dash."""
-    return "–" if share is None else f"{100 * share:.{digits}f}\N{NARROW NO-BREAK SPACE}%"

@@ -12,7 +12,6 @@ from classification.evaluate import figures, measure
 from classification.report import (
     confusion,
     coverage_curve,
-    data_uri,
     reliability,
     top_losses,
     write_report,
@@ -21,6 +20,7 @@ from classification.scores import HeadAnswers
 from tests.drawn_ccp import write_zip
 from tests.pictures import encode
 from tests.unit.classification.mean_colour import write_mean_colour_bundle
+from training.page import data_uri
 from vision.image import EncodedImage, decode
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
