@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.coco_scores import FoundInstances, TrueInstance, coco_scores
+from training.coco_scores import FoundInstances, TrueInstance, coco_scores, evaluate_coco
 from vision.rle import Rle
 
 NAMES = ("top", "bag")
@@ -30,9 +30,14 @@ def test_a_perfect_answer_scores_one() -> None:
 
     assert scores["photos"] == scores["instances"] == 1
     assert scores["AP"] == scores["AP50"] == scores["AP75"] == scores["AR_100"] == 1.0
-    assert scores["per_class"]["top"] == {"AP": 1.0, "AP50": 1.0, "instances": 1}
-    # Nothing to be found is nothing to be measured by, not a zero.
-    assert scores["per_class"]["bag"] == {"AP": None, "AP50": None, "instances": 0}
+    top = scores["per_class"]["top"]
+    assert top["AP"] == top["AP50"] == top["AP75"] == top["AR_100"] == 1.0
+    # 40×50 pixels are medium. Nothing to be found is nothing to be measured by, not a zero.
+    assert (top["AP_small"], top["AP_medium"], top["AP_large"]) == (None, 1.0, None)
+    assert top["instances"] == 1
+    bag = scores["per_class"]["bag"]
+    assert bag.pop("instances") == 0
+    assert set(bag.values()) == {None}
 
 
 def test_an_overlap_counts_for_the_thresholds_it_reaches() -> None:
@@ -103,6 +108,43 @@ def test_a_box_mostly_outside_an_ignore_region_is_wrong() -> None:
     )
 
     assert scores["AP50"] == pytest.approx(0.5)
+
+
+def test_a_crowd_is_ignored_for_its_class_alone() -> None:
+    right, region = (0.0, 0.0, 40.0, 40.0), (60.0, 60.0, 99.0, 99.0)
+    truth = [TrueInstance(0, right), TrueInstance(1, right), TrueInstance(0, region, crowd=True)]
+    inside = (70.0, 70.0, 90.0, 90.0)
+
+    scores = coco_scores(
+        [truth],
+        [found((inside, 0.9, 0), (inside, 0.9, 1), (right, 0.5, 0), (right, 0.5, 1))],
+        NAMES,
+    )
+
+    assert scores["instances"] == 2
+    assert scores["per_class"]["top"]["AP50"] == 1.0
+    assert scores["per_class"]["bag"]["AP50"] == pytest.approx(0.5)
+
+
+def test_the_area_that_a_set_gives_decides_the_size() -> None:
+    # DeepFashion2's official evaluation takes the box's area, also where there is a mask.
+    truth = [[TrueInstance(0, (0, 0, 31, 31), area=5000.0)]]
+    scores = coco_scores(truth, [found(((0, 0, 31, 31), 0.9, 0))], NAMES)
+
+    assert (scores["AP_small"], scores["AP_medium"]) == (None, 1.0)
+
+
+def test_the_curve_is_the_best_precision_at_each_recall() -> None:
+    # As above: right, wrong, right. Precision 1 up to recall .50, then 2/3.
+    first, second = (0.0, 0.0, 40.0, 40.0), (60.0, 60.0, 99.0, 99.0)
+    evaluation = evaluate_coco(
+        [[TrueInstance(0, first), TrueInstance(0, second)]],
+        [found((first, 0.9, 0), (first, 0.8, 0), (second, 0.7, 0))],
+        NAMES,
+    )
+
+    np.testing.assert_allclose(evaluation.curve(0), [1.0] * 51 + [2 / 3] * 50)
+    assert evaluation.curve(1).size == 0
 
 
 def test_sizes_follow_the_area() -> None:
