@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import sys
@@ -13,7 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from detection.config import ConfigError, load_config
-from detection.predictor import MAX_BATCH, GarmentDetector, evaluation_min_score
+from detection.predictor import MAX_BATCH, evaluation_min_score
+from detection.rcnn.config import is_rcnn_config, load_rcnn_config
+from detection.serving import open_detector, require_detectron2
 from vision.bundle import WEIGHTS_DIR, Bundle, open_bundle, resolve
 from vision.errors import VestiaryError
 from vision.garments import Detections
@@ -22,16 +23,11 @@ from vision.predictions import write_predictions
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
-INSTALL_DETECTRON2 = (
-    "detectron2 is not installed. Install it from its repository, beside torch: "
-    "pip install 'setuptools<81' && pip install --no-build-isolation "
-    "'git+https://github.com/facebookresearch/detectron2.git'"
-)
-
 Model = Annotated[str, typer.Option(help="A bundle's folder under the weights, or `default`.")]
 WeightsDir = Annotated[Path, typer.Option(help="Folder of the bundles.")]
 Threads = Annotated[int, typer.Option(min=0, help="Cores to use; 0 for ONNX Runtime's choice.")]
-Data = Annotated[Path, typer.Option(help="Clothing Co-Parsing, a folder or a zip.")]
+Data = Annotated[Path, typer.Option(help="The data set that the configuration is for.")]
+Images = Annotated[Path | None, typer.Option(help="Where the photos of a COCO file are.")]
 ConfigFile = Annotated[Path, typer.Option(help="A file of configs/detection.")]
 
 
@@ -49,7 +45,7 @@ def predict_command(
     """Write the garments of every photo as one JSON line, in the order of the names."""
     bundle = _open(model, weights_dir)
     least = evaluation_min_score(bundle) if min_score is None else min_score
-    detector = GarmentDetector(bundle, threads, least)
+    detector = open_detector(bundle, threads, least)
 
     def answers(photos: Sequence[RgbImage]) -> list[dict[str, Any]]:
         return [{"detections": detections_as_json(found)} for found in detector.predict(photos)]
@@ -59,18 +55,29 @@ def predict_command(
 
 @app.command("evaluate")
 def evaluate_command(
-    data: Data,
+    data: Annotated[
+        Path, typer.Option(help="Clothing Co-Parsing, DeepFashion2, or a COCO file.")
+    ],
     model: Model = "default",
     split: Annotated[
-        str, typer.Option(help="train, validation, calibration, test or all.")
+        str,
+        typer.Option(help="all; of CCP train, validation, calibration, test; of DeepFashion2 its."),
     ] = "all",
+    images: Images = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for a page with pictures.")] = None,
     weights_dir: WeightsDir = WEIGHTS_DIR,
     threads: Threads = 0,
 ) -> None:
     """Print COCO's box figures as one JSON object."""
-    from detection.evaluate import evaluate
+    from detection.evaluate import evaluation_of, figures
 
-    typer.echo(json.dumps(evaluate(_open(model, weights_dir), data, split, threads)))
+    evaluation = evaluation_of(_open(model, weights_dir), data, split, threads, images)
+    values = figures(evaluation)
+    if report is not None:
+        from detection.report import write_report
+
+        write_report(evaluation, values, report)
+    typer.echo(json.dumps(values))
 
 
 @app.command("convert")
@@ -97,13 +104,42 @@ def train_command(
     products: Annotated[
         Path | None, typer.Option(help="Fashion Product Images, where it wants them.")
     ] = None,
+    images: Images = None,
     runs_dir: Annotated[Path, typer.Option(help="Where checkpoints go.")] = Path("runs"),
 ) -> None:
     """Train, or continue an interrupted run; prints the best checkpoint's path."""
-    _require_detectron2()
+    require_detectron2()
+    if is_rcnn_config(config):
+        from detection.rcnn.train import train_rcnn
+
+        typer.echo(train_rcnn(load_rcnn_config(config), data, runs_dir, images))
+        return
     from detection.train import train
 
     typer.echo(train(load_config(config), data, runs_dir, home_photos, products))
+
+
+@app.command("import")
+def import_command(
+    config: Annotated[Path, typer.Option(help="config.yaml that Detectron2 wrote.")],
+    weights: Annotated[Path, typer.Option(help="model_final.pth, or a .pkl of the model zoo.")],
+    labels: Annotated[
+        str, typer.Option(help="deepfashion2, garments, or a file with one class name a line.")
+    ],
+    name: Annotated[str, typer.Option(help="The bundle's name.")],
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Weakest box served.")] = 0.55,
+    licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "unknown",
+    weights_dir: WeightsDir = WEIGHTS_DIR,
+) -> None:
+    """Make a bundle of a network trained with Detectron2, served by Detectron2 itself."""
+    require_detectron2()
+    from detection.rcnn.importing import Checkpoint, import_checkpoint
+    from detection.rcnn.labels import read_labels
+
+    checkpoint = Checkpoint(config, weights, read_labels(labels), min_score, licence)
+    command = f"python -m detection import --config {config.name} --weights {weights.name}"
+    bundle = import_checkpoint(checkpoint, weights_dir / name, f"{command} --labels {labels}")
+    typer.echo(json.dumps({"bundle": str(bundle.path), "version": bundle.version}))
 
 
 @app.command("export")
@@ -115,7 +151,7 @@ def export_command(
     weights_dir: WeightsDir = WEIGHTS_DIR,
 ) -> None:
     """Write a bundle from a checkpoint: graph, threshold, parity, figures on the test split."""
-    _require_detectron2()
+    require_detectron2()
     from detection.export import export
 
     bundle = export(checkpoint, load_config(config), data, weights_dir / name)
@@ -132,12 +168,6 @@ def detections_as_json(found: Detections) -> list[dict[str, Any]]:
 
 def _open(model: str, weights_dir: Path) -> Bundle:
     return open_bundle(resolve(model, "detection", weights_dir), "detection")
-
-
-def _require_detectron2() -> None:
-    if importlib.util.find_spec("detectron2") is None:
-        typer.echo(INSTALL_DETECTRON2, err=True)
-        raise typer.Exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from classification.predictor import AttributeClassifier
-from detection.predictor import GarmentDetector
+from detection.serving import open_detector
 from services.pipeline.fetch import Fetcher, FetchPolicy
 from services.pipeline.run import Pipeline
 from services.settings import Settings
@@ -110,7 +110,8 @@ def build_pipeline(settings: Settings) -> Pipeline:
 
     A classifier that answers only some of the attributes is welcome; reports then have no others.
 
-    Raises `PermanentError` (`bundle_invalid`) naming the file or bundle that is wrong.
+    Raises `PermanentError`: `bundle_invalid` naming the file or bundle that is wrong,
+    `model_unavailable` when a bundle needs Detectron2 and it is not installed.
     """
 
     def bundle(name: str, task: Task) -> Bundle:
@@ -121,7 +122,7 @@ def build_pipeline(settings: Settings) -> Pipeline:
     _check_serves(classifier)
     style_model = StyleModel(bundle(settings.style_model, "style"), threads)
     return Pipeline(
-        detector=GarmentDetector(bundle(settings.detector, "detection"), threads),
+        detector=open_detector(bundle(settings.detector, "detection"), threads),
         classifier=classifier,
         style_model=_with_attributes(style_model, settings),
         taxonomy=load_taxonomy(),

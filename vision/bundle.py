@@ -1,8 +1,9 @@
 """A model bundle: one folder with the weights, what they mean, and how well they do.
 
-`model.onnx` holds the graph; `model.yaml` the labels, input, output, metrics, data and licence,
-with the SHA-256 of every other file; `README.md` is the model card. A bundle that is damaged or
-of another task fails when it is opened, and the error names the file.
+`model.onnx` holds the graph (of a bundle whose runtime is `detectron2`, `config.yaml` and
+`model_final.pth` hold the network as Detectron2 left it); `model.yaml` the labels, input, output,
+metrics, data and licence, with the SHA-256 of every other file; `README.md` is the model card. A
+bundle that is damaged or of another task fails when it is opened, and the error names the file.
 """
 
 from __future__ import annotations
@@ -18,12 +19,21 @@ import yaml
 
 from vision.errors import ErrorCode, PermanentError
 
+Runtime = Literal["onnx", "detectron2"]
 Task = Literal["classification", "detection", "style", "style_attributes"]
 
 FORMAT = 1
 METADATA = "model.yaml"
 GRAPH = "model.onnx"
+DETECTRON2_CONFIG = "config.yaml"
+DETECTRON2_WEIGHTS = "model_final.pth"
 DEFAULTS = "defaults.yaml"
+
+# The files without which a bundle of a runtime cannot answer.
+NEEDED_FILES: Mapping[str, tuple[str, ...]] = {
+    "onnx": (GRAPH,),
+    "detectron2": (DETECTRON2_CONFIG, DETECTRON2_WEIGHTS),
+}
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 
 
@@ -31,16 +41,18 @@ WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 class Bundle:
     """An opened bundle whose files have been checked.
 
-    name: the folder's name. architecture: what the network is, for people. labels, input, output:
-    what the task's predictor needs to know (label lists; size and normalisation; thresholds and
-    temperatures). metrics: figures its `evaluate` printed. data: what it was trained on, each with
-    name, licence and url. parity: how far the graph may differ and does differ from its source
-    network. command: what made it. version: digest of all that decides an answer.
+    name: the folder's name. runtime: what runs it. architecture: what the network is, for people.
+    labels, input, output: what the task's predictor needs to know (label lists; size and
+    normalisation; thresholds and temperatures). metrics: figures its `evaluate` printed. data: what
+    it was trained on, each with name, licence and url. parity: how far the graph may differ and
+    does differ from its source network. command: what made it. version: digest of all that
+    decides an answer.
     """
 
     path: Path
     name: str
     task: Task
+    runtime: Runtime
     architecture: str
     labels: Mapping[str, Any]
     input: Mapping[str, Any]
@@ -102,9 +114,14 @@ def open_bundle(folder: Path, task: Task) -> Bundle:
         raise _invalid(metadata_path, f"has format {metadata.get('format')!r}, expected {FORMAT}")
     if metadata.get("task") != task:
         raise _invalid(metadata_path, f"is for {metadata.get('task')!r}, not {task!r}")
+    runtime = metadata.get("runtime", "onnx")
+    if runtime not in NEEDED_FILES:
+        known = ", ".join(NEEDED_FILES)
+        raise _invalid(metadata_path, f"is for the runtime {runtime!r}; known: {known}")
     files = metadata.get("files")
-    if not isinstance(files, Mapping) or GRAPH not in files:
-        raise _invalid(metadata_path, f"lists no {GRAPH} under files")
+    missing = [n for n in NEEDED_FILES[runtime] if not isinstance(files, Mapping) or n not in files]
+    if not isinstance(files, Mapping) or missing:
+        raise _invalid(metadata_path, f"lists no {', '.join(missing)} under files")
     for name, expected in files.items():
         _check_file(folder / name, str(expected))
     try:
@@ -112,6 +129,7 @@ def open_bundle(folder: Path, task: Task) -> Bundle:
             path=folder,
             name=folder.name,
             task=task,
+            runtime=runtime,
             architecture=metadata["architecture"],
             labels=metadata["labels"],
             input=metadata["input"],
@@ -140,8 +158,9 @@ def write_bundle(
     licence: str,
     command: str,
     parity: Mapping[str, Any],
+    runtime: Runtime = "onnx",
 ) -> Bundle:
-    """Write `model.yaml` beside the `model.onnx` that already lies in `folder`, and open it.
+    """Write `model.yaml` beside the runtime's files that already lie in `folder`, and open it.
 
     Values must be plain YAML types. The model card is written by whoever calls this.
     """
@@ -150,8 +169,10 @@ def write_bundle(
     metadata = {
         "format": FORMAT,
         "task": task,
+        # Bundles of graphs do not say so, so that those shipped stay as they are.
+        **({} if runtime == "onnx" else {"runtime": runtime}),
         "architecture": architecture,
-        "files": {GRAPH: file_sha256(folder / GRAPH)},
+        "files": {name: file_sha256(folder / name) for name in NEEDED_FILES[runtime]},
         "input": dict(input),
         "output": dict(output),
         "labels": dict(labels),

@@ -5,11 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from detection.datasets import ALL, class_id_of, ids_of_split
-from detection.layouts.records import Finding, Findings, Instance, LabelledPhoto, Problem
+from detection.layouts.images import upright_size
+from detection.layouts.records import (
+    Finding,
+    Findings,
+    Instance,
+    LabelledPhoto,
+    Problem,
+    box_area,
+)
 from training.ccp import CcpDataset
 from vision.archive import open_archive
 from vision.errors import PermanentError
-from vision.image import EncodedImage, decode
 from vision.rle import Rle
 from vision.taxonomy import load_taxonomy
 
@@ -43,21 +50,20 @@ class CcpSet:
         return [Finding(s.photo_id, _MISSING[s.reason]) for s in self._dataset.skipped]
 
     def read(self, photo_id: str, findings: Findings) -> LabelledPhoto | None:
-        try:
-            resolution_wh = decode(EncodedImage(self._dataset.photo_bytes(photo_id))).resolution_wh
-        except PermanentError:
-            findings.note(photo_id, Problem.IMAGE_BROKEN)
+        file = f"photos/{photo_id}.jpg"
+        resolution_wh = upright_size(self._root, file, photo_id, findings)
+        if resolution_wh is None:
             return None
         try:
             height, width = self._dataset.tag_map(photo_id).shape
             instances = self._instances(photo_id)
-        except PermanentError:
-            findings.note(photo_id, Problem.ANNOTATION_BROKEN)
+        except PermanentError as error:
+            findings.note(photo_id, Problem.ANNOTATION_BROKEN, error.message)
             return None
         if resolution_wh != (width, height):
             findings.note(photo_id, Problem.SIZE_DIFFERS)
             return None
-        return LabelledPhoto(photo_id, f"photos/{photo_id}.jpg", resolution_wh, instances)
+        return LabelledPhoto(photo_id, file, resolution_wh, instances)
 
     def photo_bytes(self, photo: LabelledPhoto) -> bytes:
         return self._dataset.photo_bytes(photo.photo_id)
@@ -69,7 +75,8 @@ class CcpSet:
             Instance(
                 class_id=class_id_of(instance.tag, taxonomy),
                 xyxy=instance.xyxy,
-                area=float(instance.mask.sum()),
+                # The boxes are what is scored, so that sizes go by them.
+                area=float(box_area(instance.xyxy)),
                 mask=Rle.encode(instance.mask),
                 fields={"tag": instance.tag},
             )

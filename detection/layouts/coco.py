@@ -12,12 +12,14 @@ from pycocotools import mask as coco_mask
 
 from detection.layouts.images import upright_size
 from detection.layouts.records import (
+    Box,
     Finding,
     Findings,
     Instance,
     LabelledPhoto,
     Polygon,
     Problem,
+    box_area,
     box_within,
     polygon_area,
     usable_polygons,
@@ -158,7 +160,7 @@ def _mask(segmentation: Mapping[str, Any]) -> Rle | None:
 
 def _area(
     annotation: Mapping[str, Any],
-    box: tuple[float, float, float, float],
+    box: Box,
     polygons: tuple[Polygon, ...],
     mask: Rle | None,
 ) -> float:
@@ -167,8 +169,7 @@ def _area(
         return float(given)
     if mask:
         return float(mask.area)
-    whole = (box[2] - box[0]) * (box[3] - box[1])
-    return sum(map(polygon_area, polygons)) or whole
+    return sum(map(polygon_area, polygons)) or box_area(box)
 
 
 def _xyxy(bbox: object) -> object:

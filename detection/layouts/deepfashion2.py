@@ -20,6 +20,7 @@ from detection.layouts.records import (
     Instance,
     LabelledPhoto,
     Problem,
+    box_area,
     box_within,
     usable_polygons,
 )
@@ -126,7 +127,7 @@ class DeepFashion2Set:
             class_id=category_id - 1,
             xyxy=box,
             # The official evaluation sorts sizes by the box's area, also for masks.
-            area=(box[2] - box[0]) * (box[3] - box[1]),
+            area=box_area(box),
             polygons=usable_polygons(item.get("segmentation"), where, findings),
             landmarks=tuple(item.get("landmarks") or ()),
             fields={key: item[key] for key in INSTANCE_FIELDS if key in item},

@@ -38,10 +38,15 @@ class Problem(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One problem. where: photo id, and the instance's name where it is of one."""
+    """One problem. where: photo id, with the name of the instance. detail: in words."""
 
     where: str
     problem: Problem
+    detail: str = ""
+
+    @property
+    def reason(self) -> str:
+        return f"{self.problem.value} ({self.detail})" if self.detail else self.problem.value
 
 
 @dataclass
@@ -50,8 +55,8 @@ class Findings:
 
     listed: list[Finding] = field(default_factory=list)
 
-    def note(self, where: str, problem: Problem) -> None:
-        self.listed.append(Finding(where, problem))
+    def note(self, where: str, problem: Problem, detail: str = "") -> None:
+        self.listed.append(Finding(where, problem, detail))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -62,7 +67,7 @@ class Findings:
         return {
             "count": len(self.listed),
             "by_reason": self.counts,
-            "listed": [{"where": f.where, "reason": f.problem.value} for f in self.listed],
+            "listed": [{"where": f.where, "reason": f.reason} for f in self.listed],
         }
 
 
@@ -127,6 +132,11 @@ def box_within(
     if problem is not None:
         findings.note(where, problem)
     return clipped
+
+
+def box_area(xyxy: Box) -> float:
+    """Pixels in a box."""
+    return (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1])
 
 
 def usable_polygons(polygons: object, where: str, findings: Findings) -> tuple[Polygon, ...]:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from detection.config import ConfigError, config_from_mapping, config_to_mapping, load_config
+from detection.rcnn.config import is_rcnn_config, load_rcnn_config
 
 SHIPPED = Path("configs/detection/fcos_efficientnet_lite0.yaml")
 
@@ -21,7 +22,8 @@ def test_every_shipped_configuration_is_valid_and_named_after_its_file() -> None
 
     assert SHIPPED in paths
     for path in paths:
-        assert load_config(path).name == path.stem
+        load = load_rcnn_config if is_rcnn_config(path) else load_config
+        assert load(path).name == path.stem
 
 
 def test_lists_become_tuples_and_come_back(content: dict[str, Any]) -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detection.convert import convert
 from detection.evaluate import PredictedPhotos, best_min_score, evaluate, f1_score
+from detection.layouts import open_set
 from tests.drawn_ccp import ccp_files, mat, tag_map, write_folder, write_zip
+from tests.drawn_deepfashion2 import deepfashion2_files, item
 from tests.pictures import encode
 from tests.red_cells import write_red_cell_bundle
 from training.coco_scores import TrueInstance
@@ -46,10 +49,14 @@ def test_a_detector_that_is_always_right(
 
     assert (figures["photos"], figures["instances"]) == (3, 6)
     assert figures["AP"] == figures["AP50"] == figures["AP75"] == 1.0
-    assert figures["per_class"]["outerwear"] == {"AP": 1.0, "AP50": 1.0, "instances": 3}
-    assert figures["per_class"]["belt"] == {"AP": None, "AP50": None, "instances": 0}
+    outerwear, belt = figures["per_class"]["outerwear"], figures["per_class"]["belt"]
+    assert outerwear["AP"] == outerwear["AR_100"] == 1.0
+    assert outerwear["precision_at_recall"] == [1.0] * 11
+    assert (outerwear["instances"], belt["instances"]) == (3, 0)
+    assert (belt["AP"], belt["precision_at_recall"]) == (None, [])
+    assert figures["served"] == {"min_score": 0.5, "precision": 1.0, "recall": 1.0}
     assert figures["frequent_classes"]["AP50"] == 1.0
-    assert figures["skipped"] == {"count": 0, "photos": []}
+    assert figures["skipped"] == {"count": 0, "by_reason": {}, "photos": []}
     assert (figures["model"], figures["version"]) == ("red", bundle.version)
     assert json.loads(json.dumps(figures)) == figures
 
@@ -67,9 +74,9 @@ def test_bad_photos_are_counted_and_listed(
     assert figures["photos"] == 1
     reasons = {p["photo_id"]: p["reason"] for p in figures["skipped"]["photos"]}
     assert figures["skipped"]["count"] == len(reasons) == 3
-    assert "photos/0001.jpg" in reasons["0001"]
+    assert reasons["0001"] == "image cannot be read: photo left out"
     assert "ids below" in reasons["0002"]
-    assert reasons["0003"] == "no pixel-level annotation"
+    assert reasons["0003"] == "annotation is missing: photo left out"
 
 
 def test_nothing_usable_is_an_error(
@@ -86,8 +93,55 @@ def test_nothing_usable_is_an_error(
 def test_another_class_list_is_refused(tmp_path: Path, files: dict[str, bytes]) -> None:
     other = write_red_cell_bundle(tmp_path / "other")
 
-    with pytest.raises(PermanentError, match="other classes than the taxonomy's: red, blue"):
+    with pytest.raises(PermanentError, match="other classes than the data's 'top': red, blue"):
         evaluate(other, write_folder(tmp_path / "ccp", files))
+
+
+def test_deepfashion2_is_scored_in_the_garment_classes(tmp_path: Path, bundle: Bundle) -> None:
+    # The network sees red cells as tops: a long sleeve top and a vest are one, trousers are not.
+    files = deepfashion2_files(
+        {
+            "validation/000001": [
+                item(2, 0, 0, 32, 32),
+                item(5, 32, 32, 64, 64),
+                item(8, 0, 64, 9, 90),
+            ]
+        },
+        height=96,
+    )
+    pixels = np.zeros((96, 64, 3), np.uint8)
+    pixels[:32, :32] = pixels[32:64, 32:] = (255, 0, 0)
+    files["validation/image/000001.jpg"] = encode(pixels, "JPEG").data
+
+    figures = evaluate(bundle, write_folder(tmp_path / "df2", files), "validation", threads=1)
+
+    assert (figures["layout"], figures["instances"]) == ("deepfashion2", 3)
+    assert figures["per_class"]["top"]["AP"] == 1.0
+    assert figures["per_class"]["trousers"]["AP"] == 0.0
+    assert figures["AP"] == 0.5
+    assert figures["served"]["recall"] == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_the_same_photos_as_coco_have_the_same_figures(
+    tmp_path: Path, bundle: Bundle, files: dict[str, bytes]
+) -> None:
+    source = write_folder(tmp_path / "ccp", files)
+    convert(open_set(source), tmp_path / "out.json")
+
+    direct = evaluate(bundle, source, threads=1)
+    converted = evaluate(bundle, tmp_path / "out.json", threads=1, images=source)
+
+    assert direct.pop("layout") == "ccp"
+    assert converted.pop("layout") == "coco"
+    assert converted == direct
+
+
+def test_classes_that_nothing_stands_for_are_refused(tmp_path: Path, bundle: Bundle) -> None:
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "toga"}]}
+    (tmp_path / "out.json").write_text(json.dumps(content), encoding="utf-8")
+
+    with pytest.raises(PermanentError, match="the data's class 'toga' is none of top, outerwear"):
+        evaluate(bundle, tmp_path / "out.json")
 
 
 def found(*rows: tuple[tuple[float, float, float, float], float, int]) -> Detections:
