@@ -28,20 +28,17 @@ class GroupSpec:
     """One vote of a bundle. values: in the order of the logits.
 
     temperature: divides the logits, so that confidences match how often they are right when all
-    values are alike often. offsets: added to the divided logits; what the network leans to by
-    mistake is taken back. is_pattern: it is one of those served together as `pattern`.
+    values are alike often. is_pattern: it is one of those served together as `pattern`.
     """
 
     name: str
     values: tuple[str, ...]
     temperature: float = 1.0
-    offsets: tuple[float, ...] = ()
     is_pattern: bool = False
 
     def probabilities(self, logits: Logits) -> Logits:
         """(K, values) of (K, values) logits."""
-        offsets = np.array(self.offsets or [0.0] * len(self.values), np.float32)
-        return softmax(logits / np.float32(self.temperature) + offsets)
+        return softmax(logits / np.float32(self.temperature))
 
 
 @dataclass(frozen=True)
@@ -73,12 +70,7 @@ class AnswerSpec:
 
     def output_to_bundle(self) -> dict[str, Any]:
         """`output` of `model.yaml`."""
-        return {
-            "confidence": {
-                g.name: {"temperature": g.temperature, "offsets": list(g.offsets)}
-                for g in self.groups
-            }
-        }
+        return {"confidence": {g.name: {"temperature": g.temperature} for g in self.groups}}
 
     def probabilities(self, logits: Logits) -> dict[str, Logits]:
         """Group → (K, values) of (K, V) logits."""
@@ -115,6 +107,5 @@ def _group(labels: Mapping[str, Any], confidence: Mapping[str, Any]) -> GroupSpe
         name=str(labels["name"]),
         values=tuple(labels["values"]),
         temperature=float(confidence["temperature"]),
-        offsets=tuple(float(value) for value in confidence["offsets"]),
         is_pattern=bool(labels["is_pattern"]),
     )

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+from style_maskrcnn.postprocess import UPPER_BODY_CLASSES
+from style_maskrcnn.upper_body.groups import ATTRIBUTE_GROUPS, PATTERN, PATTERN_GROUPS
 from vision.bundle import open_bundle, resolve
 from vision.rle import Rle
 from vision.taxonomy import load_taxonomy
@@ -106,6 +108,8 @@ def test_a_line_for_every_file(lines: list[dict[str, Any]]) -> None:
 def test_instances_are_well_formed(lines: list[dict[str, Any]]) -> None:
     bundle = open_bundle(resolve("default", "style"), "style")
     groups = {group["name"]: group["values"] for group in bundle.labels["attributes"]}
+    upper = {group.name: group.values for group in ATTRIBUTE_GROUPS}
+    upper[PATTERN] = tuple(group.name for group in PATTERN_GROUPS)
     sizes = {"blank.png": [50, 400], "drawn.png": [600, 400], "lying.jpg": [600, 400]}
     for name, size in sizes.items():
         found = instances(lines, name)
@@ -117,9 +121,11 @@ def test_instances_are_well_formed(lines: list[dict[str, Any]]) -> None:
             mask = Rle(tuple(size), instance["mask"]["counts"]).decode()
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
             assert instance["box"] == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-            assert set(instance["attributes"]) == set(groups)
+            is_upper = load_taxonomy().class_of_tag[instance["label"]] in UPPER_BODY_CLASSES
+            expected = groups | upper if is_upper else groups
+            assert set(instance["attributes"]) == set(expected)
             for group, answer in instance["attributes"].items():
-                assert answer["label"] in [*groups[group], "unknown"]
+                assert answer["label"] in [*expected[group], "unknown"]
                 assert 0 < answer["confidence"] <= 1
 
 
@@ -156,3 +162,18 @@ def test_the_model_cards_figures_are_what_evaluate_prints() -> None:
             for name in ("AP", "AP50"):
                 assert figures[part][kind][name] == pytest.approx(card[part][kind][name], abs=0.01)
     assert figures["foreground"]["iou"] == pytest.approx(card["foreground"]["iou"], abs=0.01)
+
+
+@pytest.mark.shared_data
+def test_the_attributes_card_figures_are_what_evaluate_prints() -> None:
+    data = SHARED_DATA / "clothing-attributes.zip"
+    if not data.is_file():
+        pytest.skip(f"{data} is not there")
+    finished = run("evaluate", "--data", data, "--split", "test", "--threads", 2)
+    assert finished.returncode == 0, finished.stderr
+    figures = json.loads(finished.stdout)
+    folder = resolve("default", "style_attributes")
+    card = open_bundle(folder, "style_attributes").metrics["test"]
+    assert figures["photos"] == card["photos"]
+    for name in ("mean_balanced_accuracy", "upper_body_found"):
+        assert figures[name] == pytest.approx(card[name], abs=0.01)

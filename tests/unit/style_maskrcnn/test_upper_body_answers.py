@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +29,11 @@ def test_each_group_answers_and_the_patterns_answer_together() -> None:
     )
 
 
-def test_a_temperature_cools_and_offsets_lean_the_other_way() -> None:
+def test_a_temperature_cools() -> None:
     group = GroupSpec("collar", ("no", "yes"), temperature=2.0)
     # Half of ln 3 is the logarithm of the root of 3.
     cooled = group.probabilities(LOGITS[:, :2])
     assert cooled[0, 1] == pytest.approx(np.sqrt(3) / (1 + np.sqrt(3)))
-    leaning = replace(group, temperature=1.0, offsets=(float(np.log(3)), 0.0))
-    assert leaning.probabilities(LOGITS[:, :2])[0].tolist() == pytest.approx([0.5, 0.5])
 
 
 def test_no_region_has_no_answer() -> None:
