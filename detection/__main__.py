@@ -13,7 +13,6 @@ import typer
 
 from detection.config import ConfigError, load_config
 from detection.predictor import MAX_BATCH, evaluation_min_score
-from detection.rcnn.config import is_rcnn_config, load_rcnn_config
 from detection.serving import open_detector, require_detectron2
 from vision.bundle import WEIGHTS_DIR, Bundle, open_bundle, resolve
 from vision.errors import VestiaryError
@@ -109,6 +108,8 @@ def train_command(
 ) -> None:
     """Train, or continue an interrupted run; prints the best checkpoint's path."""
     require_detectron2()
+    from detection.rcnn.config import is_rcnn_config, load_rcnn_config
+
     if is_rcnn_config(config):
         from detection.rcnn.train import train_rcnn
 
