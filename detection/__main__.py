@@ -55,7 +55,7 @@ def predict_command(
 @app.command("evaluate")
 def evaluate_command(
     data: Annotated[
-        Path, typer.Option(help="Clothing Co-Parsing, DeepFashion2, or a COCO file.")
+        Path, typer.Option(help="Clothing Co-Parsing, DeepFashion2, home photos, or a COCO file.")
     ],
     model: Model = "default",
     split: Annotated[
@@ -67,9 +67,14 @@ def evaluate_command(
     weights_dir: WeightsDir = WEIGHTS_DIR,
     threads: Threads = 0,
 ) -> None:
-    """Print COCO's box figures as one JSON object."""
+    """Print COCO's box figures, or for home photos the shares with one right box, as JSON."""
     from detection.evaluate import evaluation_of, figures
+    from detection.home_photos import is_home_photos, score_home_photos
 
+    if is_home_photos(data):
+        detector = open_detector(_open(model, weights_dir), threads)
+        typer.echo(json.dumps(score_home_photos(detector, data, split)))
+        return
     evaluation = evaluation_of(_open(model, weights_dir), data, split, threads, images)
     values = figures(evaluation)
     if report is not None:
@@ -148,6 +153,9 @@ def export_command(
     config: ConfigFile,
     checkpoint: Annotated[Path, typer.Option(help="best.pt of a run.")],
     data: Data,
+    home_photos: Annotated[
+        Path | None, typer.Option(help="Clothing Dataset, to measure photos of one garment.")
+    ] = None,
     name: Annotated[str, typer.Option(help="The bundle's name.")] = "garment_detector",
     weights_dir: WeightsDir = WEIGHTS_DIR,
 ) -> None:
@@ -155,7 +163,7 @@ def export_command(
     require_detectron2()
     from detection.export import export
 
-    bundle = export(checkpoint, load_config(config), data, weights_dir / name)
+    bundle = export(checkpoint, load_config(config), data, weights_dir / name, home_photos)
     typer.echo(json.dumps({"bundle": str(bundle.path), "parity": dict(bundle.parity)}))
 
 

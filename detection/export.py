@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 import torch
 
-from detection.config import ConfigError, DetectionConfig, config_from_mapping
+from detection.config import ConfigError, DetectionConfig, config_to_mapping
 from detection.datasets import ids_of_split, read_photo
 from detection.evaluate import best_min_score, evaluate, predict_split
+from detection.home_photos import score_home_photos
 from detection.network import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -23,11 +24,11 @@ from detection.network import (
     RawOutputs,
     build_network,
 )
-from detection.predictor import GarmentDetector
+from detection.predictor import GarmentDetector, evaluation_min_score
 from detection.preprocess import InputFormat, prepare
 from detection.train import load_checkpoint
 from training.ccp import CcpDataset
-from training.citations import CCP, IMAGENET_WEIGHTS
+from training.citations import CCP, HOME_PHOTOS, IMAGENET_WEIGHTS, PRODUCTS
 from vision.boxes import pairwise_iou
 from vision.bundle import GRAPH, Bundle, update_metrics, write_bundle
 from vision.garments import Detections
@@ -73,18 +74,24 @@ class Parity:
         )
 
 
-def export(checkpoint_path: Path, config: DetectionConfig, data: Path, folder: Path) -> Bundle:
+def export(
+    checkpoint_path: Path,
+    config: DetectionConfig,
+    data: Path,
+    folder: Path,
+    home_photos: Path | None = None,
+) -> Bundle:
     """Write the bundle at `folder` from a run's best checkpoint.
 
     How photos are prepared is `config.inference`, which may have changed since the training. The
     serving threshold is the one with the highest F1 on the `calibration` and `validation` photos
-    at `data`; the figures are those of the `test` photos.
+    at `data`; the figures are those of the `test` photos, there and at `home_photos`.
 
     Raises `ConfigError` when the checkpoint is of another network than `config`, and `ValueError`
     when the graph's answers differ from Detectron2's by more than the tolerance.
     """
     checkpoint = load_checkpoint(checkpoint_path)
-    if config_from_mapping(checkpoint["config"]).network != config.network:
+    if checkpoint["config"]["network"] != config_to_mapping(config)["network"]:
         raise ConfigError(f"{checkpoint_path} is of another network than {config.name}")
     network = restored_network(config, checkpoint)
     dataset = CcpDataset(data)
@@ -93,7 +100,8 @@ def export(checkpoint_path: Path, config: DetectionConfig, data: Path, folder: P
     draft = _write(folder, config, config.inference.min_score, {}, {})
     photo_ids = ids_of_split(dataset, "validation")[:PARITY_PHOTOS]
     images = [read_photo(dataset, photo_id).image for photo_id in photo_ids]
-    parity = measure_parity(network, GarmentDetector(draft), images, config.inference.long_side)
+    every = GarmentDetector(draft, min_score=config.inference.min_score)
+    parity = measure_parity(network, every, images, config.inference.long_side)
     if not parity.holds:
         raise ValueError(f"the exported graph differs from its network: {parity}")
     min_score, f1 = choose_min_score(draft, dataset)
@@ -114,8 +122,11 @@ def export(checkpoint_path: Path, config: DetectionConfig, data: Path, folder: P
             "box_difference_pixels": parity.box_difference_pixels,
         },
     )
-    test_figures = evaluate(bundle, data, "test")
-    return update_metrics(folder, "detection", {**bundle.metrics, "test": test_figures})
+    figures = {"test": evaluate(bundle, data, "test")}
+    if home_photos is not None:
+        scores = score_home_photos(GarmentDetector(bundle), home_photos, "test")
+        figures["home_photos_test"] = scores
+    return update_metrics(folder, "detection", {**bundle.metrics, **figures})
 
 
 def restored_network(config: DetectionConfig, checkpoint: dict[str, Any]) -> GarmentFcos:
@@ -189,7 +200,7 @@ def found_by_detectron2(network: GarmentFcos, image: RgbImage, long_side: int) -
 
 def choose_min_score(draft: Bundle, dataset: CcpDataset) -> tuple[float, float]:
     """(threshold, F1) that serve best on the photos set aside for choosing."""
-    detector = GarmentDetector(draft)
+    detector = GarmentDetector(draft, min_score=evaluation_min_score(draft))
     parts = [predict_split(detector, dataset, split) for split in ("validation", "calibration")]
     candidates = [round(0.1 + 0.02 * step, 2) for step in range(31)]
     merged = parts[0].joined(parts[1])
@@ -223,6 +234,8 @@ def _write(
 ) -> Bundle:
     inference = config.inference
     config_path = f"configs/detection/{config.name}.yaml"
+    singles = " --home-photos HOME.zip" if config.mix.home_photos else ""
+    singles += " --products PRODUCTS.zip" if config.mix.packshots else ""
     return write_bundle(
         folder,
         "detection",
@@ -246,10 +259,17 @@ def _write(
             "evaluation_min_score": inference.min_score,
             "nms_iou": inference.nms_iou,
             "max_detections": inference.max_detections,
+            "duplicate_iou": inference.duplicate_iou,
+            "fallback_min_score": inference.fallback_min_score,
         },
         metrics=metrics,
-        data=[CCP, IMAGENET_WEIGHTS],
+        data=[
+            CCP,
+            *([HOME_PHOTOS] if config.mix.home_photos else []),
+            *([PRODUCTS] if config.mix.packshots else []),
+            IMAGENET_WEIGHTS,
+        ],
         licence="Apache-2.0",
-        command=f"python -m detection train --config {config_path} --data CCP.zip",
+        command=f"python -m detection train --config {config_path} --data CCP.zip{singles}",
         parity=parity,
     )

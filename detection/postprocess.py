@@ -69,6 +69,45 @@ def select_boxes(
     return candidates[kept]
 
 
+@dataclass(frozen=True)
+class ServingRule:
+    """What is believed of a photo's detections where one answer a garment is wanted.
+
+    min_score: weaker boxes are dropped. duplicate_iou: a box that overlaps a stronger one of
+    another class by this or more is the same garment and is dropped; 1 drops none. fallback: the
+    strongest box of a photo is kept from this score on where none reaches `min_score`, since most
+    photos that people send show a garment.
+    """
+
+    min_score: float
+    duplicate_iou: float = 1.0
+    fallback: float = 1.0
+
+    @property
+    def weakest(self) -> float:
+        """Score under which no box is ever kept."""
+        return min(self.min_score, self.fallback)
+
+    def apply(self, boxes: Candidates) -> NDArray[np.intp]:
+        """Indices of the boxes that are believed. boxes: highest score first."""
+        believed = np.flatnonzero(boxes.scores >= self.min_score)
+        if not len(believed):
+            return np.flatnonzero(boxes.scores[:1] >= self.fallback)
+        if self.duplicate_iou < 1:
+            believed = believed[suppress_across(boxes.xyxy[believed], self.duplicate_iou)]
+        return believed
+
+
+def suppress_across(xyxy: FloatArray, iou: float) -> NDArray[np.intp]:
+    """Indices of the boxes, strongest first, that overlap no stronger survivor by `iou` or more."""
+    overlaps = pairwise_iou(xyxy, xyxy) >= iou
+    survivors: list[int] = []
+    for index in range(len(xyxy)):
+        if not overlaps[index, survivors].any():
+            survivors.append(index)
+    return np.array(survivors, np.intp)
+
+
 def locations(
     resolution_wh: tuple[int, int], strides: tuple[int, ...]
 ) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detection.postprocess import BoxSelection, select_boxes
+from detection.postprocess import BoxSelection, ServingRule, select_boxes
 from detection.preprocess import InputFormat, PreparedPhoto, prepare
 from vision.bundle import METADATA, Bundle
 from vision.errors import ErrorCode, PermanentError
@@ -23,7 +23,8 @@ class GarmentDetector:
     """Finds garments in photos; implements `Predictor[RgbImage, Detections]`.
 
     bundle: an opened detection bundle. threads: cores one run may use, 0 for ONNX Runtime's choice.
-    min_score: in place of the bundle's serving threshold; 0.05 makes average precision complete.
+    min_score: all boxes from this score on in place of the bundle's serving rule; 0.05 makes
+    average precision complete.
 
     Raises `PermanentError` (`bundle_invalid`) when the bundle's metadata lack what is needed.
     """
@@ -39,8 +40,9 @@ class GarmentDetector:
                 std=_rgb(bundle.input["std"]),
             )
             self._strides = tuple(int(stride) for stride in bundle.output["strides"])
+            self._rule = serving_rule(bundle) if min_score is None else ServingRule(min_score)
             self._selection = BoxSelection(
-                min_score=float(bundle.output["min_score"]) if min_score is None else min_score,
+                min_score=self._rule.weakest,
                 nms_iou=float(bundle.output["nms_iou"]),
                 max_detections=int(bundle.output["max_detections"]),
             )
@@ -91,12 +93,22 @@ class GarmentDetector:
             self._strides,
             self._selection,
         )
+        boxes = boxes[self._rule.apply(boxes)]
         xyxy = photo.to_photo(boxes.xyxy)
         # A box that lay wholly in the padding has no area left.
         visible = np.flatnonzero((xyxy[:, 2:] > xyxy[:, :2]).all(axis=1))
         return Detections(
             xyxy[visible], boxes.scores[visible], boxes.class_ids[visible], self._class_names
         )
+
+
+def serving_rule(bundle: Bundle) -> ServingRule:
+    """The bundle's; one that knows nothing of duplicates and fallback drops and adds nothing."""
+    return ServingRule(
+        min_score=float(bundle.output["min_score"]),
+        duplicate_iou=float(bundle.output.get("duplicate_iou", 1.0)),
+        fallback=float(bundle.output.get("fallback_min_score", 1.0)),
+    )
 
 
 def evaluation_min_score(bundle: Bundle) -> float:

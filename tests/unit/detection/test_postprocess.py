@@ -6,6 +6,7 @@ import pytest
 from detection.postprocess import (
     BoxSelection,
     Candidates,
+    ServingRule,
     decode_boxes,
     locations,
     select_boxes,
@@ -138,3 +139,21 @@ def test_huge_logits_do_not_overflow(raw: dict[str, np.ndarray]) -> None:
 
     with np.errstate(over="raise"):
         np.testing.assert_allclose(select(raw).scores, [1.0], atol=1e-4)
+
+
+def test_one_garment_is_not_believed_to_be_two_things() -> None:
+    # The second box overlaps the first by 90/100 and the third by 50/150 of their union.
+    found = candidates(((0, 0, 10, 10), 0.9, 0), ((0, 0, 10, 9), 0.8, 1), ((5, 0, 15, 10), 0.7, 1))
+
+    assert ServingRule(0.5, duplicate_iou=0.85).apply(found).tolist() == [0, 2]
+    assert ServingRule(0.5, duplicate_iou=0.95).apply(found).tolist() == [0, 1, 2]
+    assert ServingRule(0.75).apply(found).tolist() == [0, 1]
+
+
+def test_the_surest_box_is_believed_where_none_is_sure() -> None:
+    found = candidates(((0, 0, 10, 10), 0.4, 0), ((20, 0, 30, 10), 0.35, 1))
+
+    assert ServingRule(0.5, fallback=0.3).apply(found).tolist() == [0]
+    assert ServingRule(0.5, fallback=0.45).apply(found).tolist() == []
+    assert ServingRule(0.5).apply(found).tolist() == []
+    assert ServingRule(0.5, fallback=0.3).apply(candidates()).tolist() == []
