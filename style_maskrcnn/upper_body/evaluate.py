@@ -19,9 +19,10 @@ from style_maskrcnn.upper_body.dataset import (
     VotedPhoto,
     label_matrix,
 )
-from style_maskrcnn.upper_body.finding import read_photo, upper_body_indices
+from style_maskrcnn.upper_body.finding import read_photo
 from style_maskrcnn.upper_body.groups import PATTERN
 from style_maskrcnn.upper_body.predictor import UpperBodyModel
+from style_maskrcnn.upper_body.region import upper_body_indices
 from style_maskrcnn.upper_body.scoring import mean_balanced_accuracy
 from vision.garments import Prediction
 

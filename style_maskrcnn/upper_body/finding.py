@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from style_maskrcnn.postprocess import UPPER_BODY_CLASSES
 from style_maskrcnn.predictor import StyleModel
 from style_maskrcnn.progress import progress_bar
 from style_maskrcnn.upper_body.dataset import VotedDataset, VotedPhoto
+from style_maskrcnn.upper_body.region import upper_body_indices
 from vision.boxes import pairwise_iou
 from vision.errors import PermanentError
 from vision.garments import StyleInstances
@@ -28,15 +28,6 @@ _SAVE_EVERY = 100
 log = logging.getLogger(__name__)
 
 Boxes = NDArray[np.float32]
-
-
-def upper_body_indices(found: StyleInstances, coarse_of_class: Sequence[str]) -> list[int]:
-    """Indices of the instances that dress an upper body, surest first."""
-    return [
-        index
-        for index, class_id in enumerate(found.class_ids)
-        if coarse_of_class[int(class_id)] in UPPER_BODY_CLASSES
-    ]
 
 
 def upper_bodies(found: StyleInstances, coarse_of_class: Sequence[str]) -> Boxes:

@@ -14,8 +14,13 @@ import numpy as np
 
 from style_maskrcnn.predictor import StyleModel
 from style_maskrcnn.upper_body.answers import AnswerSpec, Logits
-from style_maskrcnn.upper_body.finding import upper_body_indices
-from style_maskrcnn.upper_body.region import RegionSpec, cut, region_of, to_input
+from style_maskrcnn.upper_body.region import (
+    RegionSpec,
+    cut,
+    region_of,
+    to_input,
+    upper_body_indices,
+)
 from vision.boxes import pairwise_iou
 from vision.bundle import Bundle
 from vision.garments import Prediction, StyleInstances

@@ -6,7 +6,7 @@ Dimension glossary
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from style_maskrcnn.postprocess import UPPER_BODY_CLASSES
 from style_maskrcnn.preprocess import MEAN, SCALE
+from vision.garments import StyleInstances
 
 # Beyond the photo's edge there is nothing to see: grey, which is 0 for the network.
 _BEYOND = (127, 127, 127)
@@ -43,6 +45,15 @@ class RegionSpec:
 
     def to_bundle(self) -> dict[str, Any]:
         return {**asdict(self), "mean": MEAN, "scale": SCALE, "colour": "RGB", "layout": "NCHW"}
+
+
+def upper_body_indices(found: StyleInstances, coarse_of_class: Sequence[str]) -> list[int]:
+    """Indices of the instances that dress an upper body, surest first."""
+    return [
+        index
+        for index, class_id in enumerate(found.class_ids)
+        if coarse_of_class[int(class_id)] in UPPER_BODY_CLASSES
+    ]
 
 
 def region_of(xyxy: NDArray[np.float32], spec: RegionSpec) -> NDArray[np.float32]:
