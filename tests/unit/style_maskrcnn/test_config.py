@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from style_maskrcnn.config import AttributeGroup, Config, load_config, parse
+from style_maskrcnn.upper_body.config import UpperBodyConfig
+from style_maskrcnn.upper_body.config import load_config as load_upper_body_config
 
 SHIPPED = sorted((Path(__file__).parents[3] / "configs" / "style_maskrcnn").glob("*.yaml"))
 
@@ -61,8 +63,12 @@ def test_a_group_needs_different_values() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_shipped_files_read_and_start_with_their_command(path: Path) -> None:
-    assert path.read_text(encoding="utf-8").startswith("# python -m style_maskrcnn train")
-    assert isinstance(load_config(path), Config)
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# python -m style_maskrcnn train")
+    if text.startswith("# python -m style_maskrcnn train-upper-body"):
+        assert isinstance(load_upper_body_config(path), UpperBodyConfig)
+    else:
+        assert isinstance(load_config(path), Config)
 
 
 def test_there_is_a_shipped_file() -> None:
