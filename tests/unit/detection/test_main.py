@@ -97,8 +97,10 @@ def test_evaluate_prints_one_json_object(tmp_path: Path, capfd: pytest.CaptureFi
     write_red_cell_bundle(weights / "red", labels={"classes": [*load_taxonomy().garment_classes]})
     data = write_zip(tmp_path / "ccp.zip", ccp_files({"0001": tag_map({"shirt": (0, 0, 32, 32)})}))
 
-    run("evaluate", "--model", "red", "--data", data, "--weights-dir", weights)
+    common = ("--model", "red", "--data", data, "--weights-dir", weights)
+    run("evaluate", *common, "--report", tmp_path / "report")
 
+    assert (tmp_path / "report" / "index.html").read_text("utf-8").lstrip().startswith("<!DOCTYPE")
     figures = json.loads(capfd.readouterr().out)
     assert (figures["photos"], figures["split"]) == (1, "all")
 

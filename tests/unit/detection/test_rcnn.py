@@ -13,13 +13,20 @@ pytest.importorskip("detectron2")
 pytestmark = pytest.mark.detectron2
 
 import torch  # noqa: E402
+from detectron2 import model_zoo  # noqa: E402
 from detectron2.engine import DefaultPredictor  # noqa: E402
 
 from detection.config import ConfigError  # noqa: E402
+from detection.rcnn.config import load_rcnn_config  # noqa: E402
 from detection.rcnn.importing import Checkpoint, import_checkpoint  # noqa: E402
 from detection.rcnn.labels import labels_of, read_labels  # noqa: E402
 from detection.rcnn.predictor import Detectron2Detector  # noqa: E402
-from detection.rcnn.settings import served_settings, set_min_score  # noqa: E402
+from detection.rcnn.settings import (  # noqa: E402
+    class_count_of,
+    served_settings,
+    set_min_score,
+    training_settings,
+)
 from detection.rcnn.train import train_rcnn  # noqa: E402
 from detection.rcnn.weights import read_weights  # noqa: E402
 from detection.serving import open_detector  # noqa: E402
@@ -192,6 +199,25 @@ def test_what_is_no_configuration_is_refused(tmp_path: Path, text: str, message:
     with pytest.raises(PermanentError, match=message) as caught:
         served_settings(path)
     assert caught.value.code == ErrorCode.BUNDLE_INVALID
+
+
+@pytest.mark.parametrize(
+    ("name", "zoo"),
+    [
+        ("deepfashion2_faster_rcnn_r50_fpn", "COCO-Detection/faster_rcnn_R_50_FPN_3x"),
+        ("deepfashion2_mask_rcnn_r50_fpn", "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"),
+    ],
+)
+def test_shipped_configurations_are_detectron2s(tmp_path: Path, name: str, zoo: str) -> None:
+    config = load_rcnn_config(Path("configs/detection") / f"{name}.yaml")
+
+    cfg = training_settings(config, 13, tmp_path)
+    scratch = training_settings(dataclasses.replace(config, pretrained=False), 13, tmp_path)
+
+    assert class_count_of(cfg) == 13
+    weights = cfg.MODEL.WEIGHTS.removeprefix("detectron2://")
+    assert model_zoo.get_checkpoint_url(f"{zoo}.yaml").endswith(weights)
+    assert (scratch.MODEL.WEIGHTS, scratch.MODEL.BACKBONE.FREEZE_AT) == ("", 0)
 
 
 def test_weights_that_cannot_be_fetched_are_named(tmp_path: Path) -> None:
