@@ -61,9 +61,7 @@ def predict_command(
 def evaluate_command(
     data: Annotated[
         Path,
-        typer.Option(
-            help="Clothing Co-Parsing, Myntra or the Clothing Attribute Dataset, folder or zip."
-        ),
+        typer.Option(help="Any data set the model knows, a folder or a zip; see docs/training.md."),
     ],
     model: Model = "default",
     attributes: Attributes = "default",
@@ -84,11 +82,11 @@ def evaluate_command(
 @app.command("train")
 def train_command(
     config: ConfigFile,
-    data: Annotated[Path, typer.Option(help="Clothing Co-Parsing, a folder or a zip.")],
+    data: Annotated[Path, typer.Option(help="A folder or a zip in the config's layout.")],
     run: Run = Path("runs/style_mask_rcnn"),
     threads: Threads = 0,
 ) -> None:
-    """Train boxes, tags and masks, or go on where a run stopped; prints the best checkpoint."""
+    """Train boxes, tags, masks and the layout's attributes, or go on where a run stopped; prints the best checkpoint."""
     from style_maskrcnn.config import load_config
     from style_maskrcnn.train import train
 
@@ -149,7 +147,7 @@ def export_upper_body_command(
 def export_command(
     config: ConfigFile,
     checkpoint: Checkpoint,
-    data: Annotated[Path, typer.Option(help="Clothing Co-Parsing, to set the serving score.")],
+    data: Annotated[Path, typer.Option(help="In the config's layout, to set the serving score.")],
     name: Annotated[str, typer.Option(help="The bundle's name.")] = "style_mask_rcnn",
     weights_dir: WeightsDir = WEIGHTS_DIR,
     threads: Threads = 0,
