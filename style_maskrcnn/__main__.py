@@ -86,7 +86,10 @@ def train_command(
     run: Run = Path("runs/style_mask_rcnn"),
     threads: Threads = 0,
 ) -> None:
-    """Train boxes, tags, masks and the layout's attributes, or go on where a run stopped; prints the best checkpoint."""
+    """Train boxes, tags, masks and what attributes the layout has; prints the best checkpoint.
+
+    A run that was stopped goes on.
+    """
     from style_maskrcnn.config import load_config
     from style_maskrcnn.train import train
 
