@@ -22,7 +22,8 @@ from style_maskrcnn.upper_body.region import (
     upper_body_indices,
 )
 from vision.boxes import pairwise_iou
-from vision.bundle import Bundle
+from vision.bundle import METADATA, Bundle
+from vision.errors import ErrorCode, PermanentError
 from vision.garments import Prediction, StyleInstances
 from vision.image import RgbImage
 from vision.session import OnnxSession
@@ -42,7 +43,13 @@ class UpperBodyModel:
 
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:
         self._bundle = bundle
-        self._region = RegionSpec.from_bundle(bundle.input)
+        try:
+            self._region = RegionSpec.from_bundle(bundle.input)
+        except (KeyError, TypeError) as error:
+            raise PermanentError(
+                ErrorCode.BUNDLE_INVALID,
+                f"{bundle.path / METADATA} is no upper-body model: its input lacks {error}",
+            ) from error
         self.output = AnswerSpec.from_bundle(bundle)
         self._session = OnnxSession(bundle.graph_path, threads)
 

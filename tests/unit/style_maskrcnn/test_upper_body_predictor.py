@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from style_maskrcnn.upper_body.finding import same_person
 from style_maskrcnn.upper_body.predictor import AttributedStyleModel, UpperBodyModel
 from tests.unit.style_maskrcnn.bundles import DRESS, two_garments, write_style_bundle
 from tests.unit.style_maskrcnn.upper_bodies import write_upper_body_bundle
+from vision.errors import PermanentError
 from vision.garments import StyleInstances
 from vision.image import RgbImage
 from vision.predictor import Predictor
@@ -73,6 +75,12 @@ def test_name_and_version_are_of_both_bundles(tmp_path: Path, upper_body: UpperB
     both.load()
     both.close()
     assert len(both.predict([WHITE])[0]) == 2  # after `close` it loads anew
+
+
+def test_a_bundle_of_another_input_is_named(tmp_path: Path) -> None:
+    bundle = write_upper_body_bundle(tmp_path / "drawn")
+    with pytest.raises(PermanentError, match=r"model\.yaml is no upper-body model.*margin_side"):
+        UpperBodyModel(replace(bundle, input={"height": 16}))
 
 
 def test_the_same_persons_boxes_overlap_the_surest() -> None:
