@@ -121,7 +121,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
         try:
             if requests.get(f"{url}/ready", timeout=5).ok:
                 return
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             pass
         time.sleep(0.2)
     raise TransientError(ErrorCode.MODEL_UNAVAILABLE, f"the API did not become ready; see {log}")

@@ -79,7 +79,7 @@ def _wait_until_ready(service: Service) -> None:
         try:
             if requests.get(f"{service.url}/ready", timeout=5).status_code == 200:
                 return
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             pass
         time.sleep(0.2)
     pytest.fail("the service did not become ready")
