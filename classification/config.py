@@ -39,8 +39,9 @@ class TrainConfig:
     """What decides a network's weights, but for the data.
 
     name: of the run and of the bundle. backbone: a key of `backbones.BACKBONES`. pretrained: start
-    from ImageNet. start_from: start from the finished weights of the run of this name instead, a
-    warm restart (https://arxiv.org/abs/1608.03983). input_hw: size served and trained last.
+    from ImageNet. start_from: start instead from the finished weights of the run of this name or,
+    where that is not at hand, from the bundle of this name (see `unfold`), a warm restart
+    (https://arxiv.org/abs/1608.03983). input_hw: size served and trained last.
     first_hw: size of the first `first_share` of training; a smaller one costs less and costs no
     accuracy (https://arxiv.org/abs/2104.00298). heads: attribute → weight of its loss.
     photos_per_batch: layout of a data set → how many of its photos are in every batch; the first

@@ -48,7 +48,8 @@ from classification.heads import head_of
 from classification.network import build_network, load_pretrained
 from classification.predictor import AttributeClassifier
 from classification.preprocess import letterbox, normalise
-from vision.bundle import open_bundle, resolve
+from classification.unfold import unfold
+from vision.bundle import METADATA, WEIGHTS_DIR, open_bundle, resolve
 from vision.errors import ErrorCode, PermanentError
 from vision.taxonomy import Taxonomy, load_taxonomy
 
@@ -59,6 +60,8 @@ _CHECKPOINT = "checkpoint.weights.h5"
 _NEXT_CHECKPOINT = "next.weights.h5"
 _STATE = "state.json"
 _LOG = "log.csv"
+# Batches that a bundle's batch norms are measured on.
+_MEASURED = 12
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 # Settings that may change between two starts of one run, as how long it is to be; any other makes
 # it another run.
@@ -399,7 +402,7 @@ def train(config: TrainConfig, datasets: Sequence[TrainingSet], run: Path) -> Pa
     sources, validation = _load_sources(config, datasets)
     counted, per_batch = sources[0]
     steps = max(1, len(counted) // (per_batch * config.rounds_per_epoch))
-    network = _network(config, run, steps * config.rounds)
+    network = _network(config, run, steps * config.rounds, () if done else _seen(sources, config))
     if done:
         network.load_weights(run / _CHECKPOINT)
         LOGGER.info("going on after round %d, step %d", done, int(network.optimizer.iterations))
@@ -444,14 +447,27 @@ def phases(config: TrainConfig) -> list[tuple[tuple[int, int], int, int]]:
     return [part for part in parts if part[1] < part[2]]
 
 
-def _network(config: TrainConfig, run: Path, steps: int) -> keras.Model:
+def _seen(sources: Sequence[tuple[Source, int]], config: TrainConfig) -> list[NDArray[np.float32]]:
+    """Photos as training shows them, to measure a bundle's batch norms on."""
+    if config.start_from is None:
+        return []
+    batches = Batches(
+        sources, size_hw=config.input_hw, steps=_MEASURED, first_round=0, seed=config.seed
+    )
+    return [batches[index][0] for index in range(_MEASURED)]
+
+
+def _network(
+    config: TrainConfig, run: Path, steps: int, seen: Sequence[NDArray[np.float32]] = ()
+) -> keras.Model:
+    """A network ready to train. seen: photos that a bundle to start from is measured on."""
     taxonomy = load_taxonomy()
     heads = {head: len(head_of(head, taxonomy).labels) for head in config.heads}
     keras.config.set_dtype_policy(_POLICIES[config.precision])
     input_hw = config.input_hw if BACKBONES[config.backbone].fixed_size else (None, None)
     network = build_network(config.backbone, heads, dropout=config.dropout, input_hw=input_hw)
     if config.start_from is not None:
-        _load_finished(network, run.parent / config.start_from / WEIGHTS)
+        _start_from(network, config.start_from, run.parent, seen)
     elif config.pretrained:
         load_pretrained(network)
     if config.freeze_until is not None:
@@ -480,15 +496,25 @@ def freeze_before(network: keras.Model, first: str) -> None:
         layer.trainable = False
 
 
-def _load_finished(network: keras.Model, weights: Path) -> None:
-    """Weights of another finished run. The network must not be compiled yet: the file holds that
-    run's optimiser too, whose step count would end this run's schedule before it began.
+def _start_from(
+    network: keras.Model, name: str, runs: Path, seen: Sequence[NDArray[np.float32]]
+) -> None:
+    """Weights of another finished run or, without it, of the bundle that it became.
+
+    The network must not be compiled yet: a run's file holds its optimiser too, whose step count
+    would end this run's schedule before it began.
     """
-    if not weights.is_file():
+    if (runs / name / WEIGHTS).is_file():
+        network.load_weights(runs / name / WEIGHTS)
+    elif (WEIGHTS_DIR / name / METADATA).is_file():
+        heads = unfold(network, open_bundle(WEIGHTS_DIR / name, "classification"), seen)
+        LOGGER.info("going on from the bundle %s with its heads %s", name, ", ".join(heads))
+    else:
         raise PermanentError(
-            ErrorCode.VALIDATION_ERROR, f"start_from: {weights} is missing; finish that run first"
+            ErrorCode.VALIDATION_ERROR,
+            f"start_from: {runs / name / WEIGHTS} is missing, and there is no bundle {name}; "
+            "finish that run first",
         )
-    network.load_weights(weights)
 
 
 def _load_sources(
