@@ -185,8 +185,9 @@ class InferenceConfig:
 class DetectionConfig:
     """One training run.
 
-    name: of the run's folder. start_from: the run whose best weights this one starts from; None to
-    start from ImageNet or, without `network.pretrained`, from nothing.
+    name: of the run's folder. start_from: the run whose best weights this one starts from or, where
+    that is not at hand, the bundle of that name; None to start from ImageNet or, without
+    `network.pretrained`, from nothing.
     """
 
     name: str

@@ -53,6 +53,8 @@ from detection.preprocess import InputFormat, prepare
 from detection.samples import Record, TrainingSample, open_sources, repeat_factors
 from training.ccp import CcpDataset
 from training.coco_scores import FoundInstances, coco_scores
+from training.graph_weights import load_graph_weights
+from vision.bundle import METADATA, WEIGHTS_DIR, open_bundle
 from vision.image import RgbImage
 from vision.taxonomy import load_taxonomy
 
@@ -60,6 +62,8 @@ log = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last.pt"
 BEST_CHECKPOINT = "best.pt"
+# What the exported module calls the network.
+GRAPH_PREFIX = "detector."
 # Keys of the schedule that a run may be continued with other values of.
 CHANGEABLE = ("epochs", "evaluate_every", "checkpoint_every", "threads", "loader_workers")
 
@@ -267,7 +271,7 @@ def train(
     network = build_network(config.network, len(load_taxonomy().garment_classes))
     network = network.to(memory_format=torch.channels_last)
     if config.start_from is not None and not state:
-        network.load_state_dict(_best_weights(runs_dir / "detection" / config.start_from))
+        _start_from(network, config.start_from, runs_dir / "detection")
     singles = open_sources(config.mix, home_photos, products, config.schedule.seed)
     batches = _batches((records, *singles), config, start)
     trainer = DetectionTrainer(network, batches, config.schedule)
@@ -311,12 +315,18 @@ def detect(raw: RawOutputs, image: RgbImage, inference: InferenceConfig) -> Foun
     return FoundInstances(photo.to_photo(boxes.xyxy), boxes.scores, boxes.class_ids)
 
 
-def _best_weights(folder: Path) -> dict[str, Any]:
-    path = folder / BEST_CHECKPOINT
-    if not path.is_file():
-        raise ConfigError(f"start_from: {path} is missing; finish that run first")
-    weights: dict[str, Any] = load_checkpoint(path)["average"]
-    return weights
+def _start_from(network: GarmentFcos, name: str, runs: Path) -> None:
+    """The best weights of another run or, without it, those of the bundle of this name."""
+    path = runs / name / BEST_CHECKPOINT
+    if path.is_file():
+        network.load_state_dict(load_checkpoint(path)["average"])
+    elif (WEIGHTS_DIR / name / METADATA).is_file():
+        bundle = open_bundle(WEIGHTS_DIR / name, "detection")
+        load_graph_weights(network, bundle.graph_path, GRAPH_PREFIX)
+    else:
+        raise ConfigError(
+            f"start_from: {path} is missing, and there is no bundle {name}; finish that run first"
+        )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

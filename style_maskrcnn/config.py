@@ -188,8 +188,9 @@ class AttributeTrainingConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One training run."""
+    """One training run. start_from: the bundle whose weights it starts from; empty for none."""
 
+    start_from: str = ""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     input: InputConfig = field(default_factory=InputConfig)
     output: OutputConfig = field(default_factory=OutputConfig)

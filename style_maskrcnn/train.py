@@ -48,10 +48,14 @@ from style_maskrcnn.progress import progress_bar
 from style_maskrcnn.scoring import Truth, coarse_scores, fine_scores
 from style_maskrcnn.targets import Target
 from training.ccp import CcpDataset
+from training.graph_weights import load_graph_weights
+from vision.bundle import WEIGHTS_DIR, open_bundle
 from vision.errors import ErrorCode, PermanentError
 from vision.garments import StyleInstances
 from vision.taxonomy import Taxonomy, load_taxonomy
 
+# What the exported module calls the network.
+GRAPH_PREFIX = "network."
 LAST, BEST, LOG = "last.pt", "best.pt", "log.csv"
 log = logging.getLogger(__name__)
 
@@ -148,6 +152,8 @@ class Trainer:
     def __init__(self, config: Config, data: Data, run: Path) -> None:
         self.config, self.data, self.folder = config, data, run
         self.network = build(config, data.labels, pretrained=config.network.pretrained)
+        if config.start_from:
+            start_from(self.network, config.start_from, data.labels)
         self.network.to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = make_optimizer(self.network, config)
@@ -286,6 +292,22 @@ class Trainer:
                 writer.writerow(["step", "minutes", "name", "value"])
             for name, value in values.items():
                 writer.writerow([self.at.step, f"{self.at.minutes:.2f}", name, value])
+
+
+def start_from(network: StyleNetwork, name: str, labels: LabelSet) -> None:
+    """Weights of a bundle of the same network; attribute heads start afresh.
+
+    Raises `PermanentError` (`dataset_invalid`) when the bundle knows other tags than the data.
+    """
+    bundle = open_bundle(WEIGHTS_DIR / name, "style")
+    known = OutputSpec.from_bundle(bundle).class_names
+    if known != labels.class_names:
+        other = sorted(set(known) ^ set(labels.class_names))
+        raise PermanentError(
+            ErrorCode.DATASET_INVALID,
+            f"start_from: {name} knows other tags than the data set: {', '.join(other)}",
+        )
+    load_graph_weights(network, bundle.graph_path, GRAPH_PREFIX)
 
 
 def make_optimizer(network: StyleNetwork, config: Config) -> torch.optim.Optimizer:

@@ -14,13 +14,14 @@ pytestmark = pytest.mark.detectron2
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from detection.config import ConfigError  # noqa: E402
-from detection.network import build_network  # noqa: E402
+from detection.config import ConfigError, load_config  # noqa: E402
+from detection.export import INPUT_NAME, OUTPUT_NAMES  # noqa: E402
+from detection.network import RawOutputs, build_network  # noqa: E402
 from detection.train import (  # noqa: E402
     BEST_CHECKPOINT,
     LAST_CHECKPOINT,
     MovingAverage,
-    _best_weights,
+    _start_from,
     build_optimizer,
     learning_rate_factor,
     load_checkpoint,
@@ -28,6 +29,10 @@ from detection.train import (  # noqa: E402
     train,
 )
 from tests.unit.detection.small_run import small_config, write_small_set  # noqa: E402
+from vision.bundle import GRAPH, WEIGHTS_DIR  # noqa: E402
+from vision.session import OnnxSession  # noqa: E402
+
+CONFIG_DIR = Path(__file__).resolve().parents[3] / "configs" / "detection"
 
 
 def column(path: Path, name: str) -> list[float]:
@@ -71,12 +76,28 @@ def test_a_finished_run_is_left_alone_and_another_configuration_refused(tmp_path
 
 def test_a_run_may_start_from_the_averaged_weights_of_anothers_best(tmp_path: Path) -> None:
     average = build_network(small_config().network, class_count=14).state_dict()
-    save_atomically({"average": average, "step": 7}, tmp_path / BEST_CHECKPOINT)
+    (tmp_path / "first").mkdir()
+    save_atomically({"average": average, "step": 7}, tmp_path / "first" / BEST_CHECKPOINT)
 
     network = build_network(small_config().network, class_count=14)
-    network.load_state_dict(_best_weights(tmp_path))
+    _start_from(network, "first", tmp_path)
 
     torch.testing.assert_close(network.state_dict(), average)
+
+
+def test_a_run_may_start_from_the_bundle_that_ships(tmp_path: Path) -> None:
+    config = load_config(CONFIG_DIR / "fcos_efficientnet_lite0_mixed.yaml")
+    network = build_network(config.network, class_count=14)
+
+    _start_from(network, "garment_detector", tmp_path)
+
+    images = torch.randn(1, 3, 96, 64)
+    session = OnnxSession(WEIGHTS_DIR / "garment_detector" / GRAPH)
+    expected = session.run({INPUT_NAME: images.numpy()})
+    with torch.no_grad():
+        actual = RawOutputs(network).eval()(images)
+    for name, value in zip(OUTPUT_NAMES, actual, strict=True):
+        torch.testing.assert_close(value, torch.from_numpy(expected[name]), atol=1e-3, rtol=1e-3)
 
 
 def test_the_run_to_start_from_must_be_there(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -11,8 +12,16 @@ pytest.importorskip("torchvision")
 pytest.importorskip("timm")
 pytest.importorskip("faster_coco_eval")
 
-from style_maskrcnn.checkpoint import load_checkpoint  # noqa: E402
-from style_maskrcnn.config import Config, DataConfig, InputConfig, ScheduleConfig  # noqa: E402
+from style_maskrcnn.checkpoint import build, load_checkpoint  # noqa: E402
+from style_maskrcnn.config import (  # noqa: E402
+    Config,
+    DataConfig,
+    InputConfig,
+    ScheduleConfig,
+    load_config,
+)
+from style_maskrcnn.datasets import LabelSet  # noqa: E402
+from style_maskrcnn.postprocess import OutputSpec  # noqa: E402
 from style_maskrcnn.train import (  # noqa: E402
     Progression,
     Trainer,
@@ -21,12 +30,17 @@ from style_maskrcnn.train import (  # noqa: E402
     learning_rate_factor,
     load_data,
     make_optimizer,
+    start_from,
     train,
 )
 from tests.unit.style_maskrcnn.drawing import ccp_files, write_zip  # noqa: E402
 from tests.unit.style_maskrcnn.networks import TINY  # noqa: E402
 from training.split import split_of  # noqa: E402
+from vision.bundle import WEIGHTS_DIR, open_bundle  # noqa: E402
 from vision.errors import PermanentError  # noqa: E402
+from vision.session import OnnxSession  # noqa: E402
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "style_maskrcnn"
 
 FRACTIONS = {"train": 0.6, "validation": 0.4}
 CONFIG = Config(
@@ -136,6 +150,31 @@ def test_other_tags_do_not_resume(ccp: Path, tmp_path: Path) -> None:
     other = load_data(write_zip(tmp_path / "other.zip", files), CONFIG)
     with pytest.raises(PermanentError, match="was trained on other tags"):
         Trainer(CONFIG, other, tmp_path)
+
+
+def test_a_run_may_start_from_the_bundle_that_ships() -> None:
+    bundle = open_bundle(WEIGHTS_DIR / "style_mask_rcnn", "style")
+    spec = OutputSpec.from_bundle(bundle)
+    labels = LabelSet(spec.class_names, spec.coarse_of_class)
+    config = load_config(CONFIGS / "ccp_efficientnet_lite0.yaml")
+    network = build(config, labels).eval()
+
+    start_from(network, "style_mask_rcnn", labels)
+
+    image = np.random.default_rng(0).normal(size=(1, 3, 192, 128)).astype(np.float32)
+    expected = OnnxSession(bundle.graph_path).run({"image": image})
+    with torch.no_grad():
+        found = network(torch.from_numpy(image))
+    assert len(found.scores) == len(expected["scores"])
+    np.testing.assert_allclose(found.scores.numpy(), expected["scores"], atol=1e-4)
+
+
+def test_a_bundle_of_other_tags_is_not_started_from() -> None:
+    labels = LabelSet(("kimono",), ("dress",))
+    network = build(Config(), labels)
+
+    with pytest.raises(PermanentError, match=r"style_mask_rcnn knows other tags.* kimono"):
+        start_from(network, "style_mask_rcnn", labels)
 
 
 def test_too_few_photos_is_an_error(tmp_path: Path) -> None:
