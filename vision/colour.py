@@ -15,7 +15,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from vision.garments import Colour
+from vision.garments import Colour, Prediction
+from vision.taxonomy import Taxonomy
 
 PALETTE_PATH = Path(__file__).resolve().parent.parent / "configs" / "palette.yaml"
 
@@ -27,7 +28,11 @@ MAX_COLOURS = 3
 # Colours are told apart in cells of this many levels a channel: less than a name spans.
 _CELL = 8
 _CELLS = 256 // _CELL
-_UNNAMED = -1
+# How far, in CIEDE2000, cloth is off the centre of its colour's name, in light and shade and to the
+# catalogue's taste; chosen on products of the `validation` split.
+_NAME_ERROR = 2.5
+# Of a name that the evidence leaves out: evidence errs, too.
+_LEAST_LIKELY = 0.01
 # Of the weights around a picture's middle, as a share of its sides.
 _CENTRE_DEVIATION = 0.22
 # A border counts as plain background when its pixels differ by no more than this (0–255).
@@ -38,35 +43,51 @@ _BACKGROUND_TOLERANCE = 12
 @dataclass(frozen=True, eq=False)
 class Palette:
     """names: K names. lab: (M, 3) float64, centres in CIELAB, one or more a name. name_of: (M,)
-    index of the name that a centre stands for.
+    index of the name that a centre stands for, in the order of the names.
     """
 
     names: tuple[str, ...]
     lab: NDArray[np.float64]
     name_of: NDArray[np.intp]
 
-    def nearest(self, rgb: NDArray[np.uint8]) -> NDArray[np.intp]:
-        """(N,) index of the name with the centre nearest to each of (N, 3) uint8 sRGB colours."""
-        return self.name_of[ciede2000(rgb_to_lab(rgb)[:, None], self.lab[None]).argmin(axis=1)]
+    def distances(self, rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """(N, K) CIEDE2000 from (N, 3) uint8 sRGB colours to the nearest centre of each name."""
+        of_centre = ciede2000(rgb_to_lab(rgb)[:, None], self.lab[None])
+        first_centres = np.flatnonzero(np.diff(self.name_of, prepend=-1))
+        nearest: NDArray[np.float64] = np.minimum.reduceat(of_centre, first_centres, axis=1)
+        return nearest
 
-    def name_cells(self, cells: NDArray[np.intp]) -> NDArray[np.intp]:
-        """(N,) index of the entry nearest to the middle of each cell; cells as `_cells_of` says.
+    def name_cells(
+        self, cells: NDArray[np.intp], likely: NDArray[np.float64] | None = None
+    ) -> NDArray[np.intp]:
+        """(N,) index of the name of the middle of each cell; cells as `_cells_of` says.
 
-        A cell is named when it is first seen and remembered: photos share most of their colours.
+        The nearest name; with `likely`, (K,) the probability of each name, the most probable one of
+        a colour that is off its name's centre by an exponential error of mean `_NAME_ERROR`. That
+        moves a colour by some 11 units at most: evidence of red makes no white pixel pink.
         """
-        named = self._cell_names
-        seen = np.zeros(len(named), bool)
-        seen[cells] = True
-        new = np.flatnonzero(seen & (named == _UNNAMED))
+        distances = self._cell_distances_of(cells)
+        if likely is not None:
+            distances = distances / _NAME_ERROR - np.log(likely + _LEAST_LIKELY)
+        names: NDArray[np.intp] = distances.argmin(axis=1)
+        return names
+
+    def _cell_distances_of(self, cells: NDArray[np.intp]) -> NDArray[np.float32]:
+        """(N, K) `distances` of the middle of each cell.
+
+        A cell is measured when it is first seen and remembered: photos share most of their colours.
+        """
+        known = self._cell_distances
+        new = np.unique(cells[np.isnan(known[cells, 0])])
         if len(new):
             corners = np.stack(np.unravel_index(new, (_CELLS, _CELLS, _CELLS)), axis=1) * _CELL
-            # Threads that name the same cell at a time write the same answer.
-            named[new] = self.nearest((corners + _CELL // 2).astype(np.uint8))
-        return named[cells]
+            # Threads that measure the same cell at a time write the same answer.
+            known[new] = self.distances((corners + _CELL // 2).astype(np.uint8))
+        return known[cells]
 
     @cached_property
-    def _cell_names(self) -> NDArray[np.intp]:
-        return np.full(_CELLS**3, _UNNAMED, np.intp)
+    def _cell_distances(self) -> NDArray[np.float32]:
+        return np.full((_CELLS**3, len(self.names)), np.nan, np.float32)
 
 
 @cache
@@ -88,13 +109,17 @@ def dominant_colours(
     palette: Palette | None = None,
     *,
     centred: bool = False,
+    likely: NDArray[np.float64] | None = None,
 ) -> tuple[Colour, ...]:
     """Up to three colours that cover at least a tenth of the region, largest share first.
 
     pixels: (H, W, 3) uint8 RGB. mask: (H, W) bool, the region; None for all of it. An empty
     region has no colour. The hex of a colour is the median of the pixels that took its name.
     centred: pixels count the more the nearer they are to the picture's middle, where the garment of
-    a packshot is: a model's skin, hair and other clothes are around it.
+    a packshot is: a model's skin, hair and other clothes are around it. likely: (K,) what else is
+    known of the names' probabilities (`likely_names`): cloth in the sun may be black or charcoal,
+    and a checked shirt red or white, which its pixels do not tell. Names are then chosen with it,
+    and colours stand in the order of share times probability.
     """
     palette = palette or load_palette()
     region = np.arange(pixels.shape[0] * pixels.shape[1]) if mask is None else np.flatnonzero(mask)
@@ -103,21 +128,42 @@ def dominant_colours(
     samples = pixels.reshape(-1, 3)[region]
     if not len(samples):
         return ()
-    names = palette.name_cells(_cells_of(samples))
+    cells, cell_of_sample = np.unique(_cells_of(samples), return_inverse=True)
+    names = palette.name_cells(cells, likely)[cell_of_sample]
     weights = _closeness(region, pixels.shape[:2]) if centred else None
     counts = np.bincount(names, weights, minlength=len(palette.names))
-    largest = np.argsort(-counts, kind="stable")[:MAX_COLOURS]
     shares = counts / counts.sum()
+    largest = np.argsort(-shares, kind="stable")[:MAX_COLOURS]
+    # The largest stands even when no colour covers a tenth.
+    kept = [index for index in largest if shares[index] >= MIN_SHARE] or [largest[0]]
+    if likely is not None:
+        kept.sort(key=lambda index: -shares[index] * (likely[index] + _LEAST_LIKELY))
     return tuple(
         Colour(
             name=palette.names[index],
             hex=_hex(_median(samples[names == index])),
             share=round(float(shares[index]), 4),
         )
-        for index in largest
-        # The largest stands even when no colour covers a tenth.
-        if shares[index] >= MIN_SHARE or index == largest[0]
+        for index in kept
     )
+
+
+def likely_names(
+    answer: Prediction, taxonomy: Taxonomy, palette: Palette | None = None
+) -> NDArray[np.float64]:
+    """(K,) probability of the palette's names, given a classifier's base colour.
+
+    Names and base colours meet in the taxonomy's colour groups: every name of a group is as likely
+    as the group. What the answer's alternatives leave over is spread over all groups alike.
+    """
+    palette = palette or load_palette()
+    groups = tuple(taxonomy.colour_groups)
+    left_over = max(0.0, 1.0 - sum(p for _, p in answer.alternatives))
+    of_group = dict.fromkeys(groups, left_over / len(groups))
+    for group, colours in taxonomy.colour_groups.items():
+        of_group[group] += sum(p for label, p in answer.alternatives if label in colours)
+    group_of = {name: g for g, names in taxonomy.palette_groups.items() for name in names}
+    return np.array([of_group.get(group_of.get(name, ""), 0.0) for name in palette.names])
 
 
 def _closeness(region: NDArray[np.intp], size_hw: tuple[int, ...]) -> NDArray[np.float64]:

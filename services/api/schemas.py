@@ -215,7 +215,10 @@ class Garment(BaseModel):
     attributes: dict[str, Prediction] = Field(
         description=f"Attribute → answer: {', '.join(ATTRIBUTES)}. Empty when not classified."
     )
-    colours: list[Colour] = Field(description="Dominant colours, largest share first.")
+    colours: list[Colour] = Field(
+        description="Dominant colours and their shares of the garment. First stands what it would "
+        "be called: by the share, and by the classifier's base colour."
+    )
     style: Style | None
 
 
@@ -459,7 +462,9 @@ class ProductGarment(BaseModel):
     attributes: dict[str, Vote] = Field(
         description=f"Attribute → vote: {', '.join(ATTRIBUTES)}. Empty when not classified."
     )
-    colours: list[Colour] = Field(description="Shares averaged over the photos, largest first.")
+    colours: list[Colour] = Field(
+        description="Shares averaged over the photos, first what comes first in most of them."
+    )
     style: StyleVote | None
 
 

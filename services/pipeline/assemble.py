@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from services.pipeline.crop import crop
 from services.pipeline.join import FoundGarment
-from vision.colour import dominant_colours, foreground
+from vision.colour import dominant_colours, foreground, likely_names
 from vision.garments import Colour, Garment, Labels
 from vision.image import RgbImage
+from vision.rle import Rle
+from vision.taxonomy import load_taxonomy
 
 
 def assemble(
@@ -24,14 +26,25 @@ def assemble(
             labels=label,
             mask=garment.mask,
             style=garment.style,
-            colours=_garment_colours(image, garment),
+            colours=garment_colours(image, garment.xyxy, garment.mask, label),
         )
         for garment, label in zip(found, labels, strict=True)
     )
 
 
-def _garment_colours(image: RgbImage, garment: FoundGarment) -> tuple[Colour, ...]:
-    if garment.mask is not None:
-        return dominant_colours(image.pixels, garment.mask.decode())
-    pixels = crop(image, garment.xyxy, margin=0).pixels
-    return dominant_colours(pixels, foreground(pixels), centred=True)
+def garment_colours(
+    image: RgbImage,
+    xyxy: tuple[float, float, float, float],
+    mask: Rle | None,
+    labels: Labels | None,
+) -> tuple[Colour, ...]:
+    """The colours within a garment's mask or, without one, of what stands out in its box.
+
+    Named with the classifier's base colour as evidence, where it has one.
+    """
+    answer = None if labels is None else labels.attributes.get("base_colour")
+    likely = None if answer is None else likely_names(answer, load_taxonomy())
+    if mask is not None:
+        return dominant_colours(image.pixels, mask.decode(), likely=likely)
+    pixels = crop(image, xyxy, margin=0).pixels
+    return dominant_colours(pixels, foreground(pixels), centred=True, likely=likely)

@@ -22,6 +22,7 @@ the answer above, so that they cannot contradict each other. What a person said 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -383,7 +384,11 @@ def _newest(corrections: Iterable[Correction]) -> dict[str, str]:
 
 
 def _colours(garments: Sequence[Garment]) -> tuple[Colour, ...]:
-    """Shares averaged over the photos; a colour's hex is that of the photo with most of it."""
+    """Shares averaged over the photos; a colour's hex is that of the photo with most of it.
+
+    Those that come first in most photos come first.
+    """
+    firsts = Counter(garment.colours[0].name for garment in garments if garment.colours)
     shares: dict[str, float] = {}
     largest: dict[str, Colour] = {}
     for garment in garments:
@@ -391,7 +396,7 @@ def _colours(garments: Sequence[Garment]) -> tuple[Colour, ...]:
             shares[colour.name] = shares.get(colour.name, 0.0) + colour.share / len(garments)
             if colour.name not in largest or largest[colour.name].share < colour.share:
                 largest[colour.name] = colour
-    ranked = sorted(shares.items(), key=lambda entry: (-entry[1], entry[0]))
+    ranked = sorted(shares.items(), key=lambda entry: (-firsts[entry[0]], -entry[1], entry[0]))
     return tuple(
         Colour(name, largest[name].hex, round(share, 4))
         for name, share in ranked[:MAX_COLOURS]

@@ -165,6 +165,21 @@ def test_a_person_outvotes_the_models_and_settles_the_levels_above() -> None:
     assert merged(both, *photos).main.attributes["article_type"].label == "Tops"
 
 
+def test_the_colour_that_most_photos_name_first_stands_first() -> None:
+    red, white = Colour("red", "#ff0000", 0.4), Colour("white", "#ffffff", 0.6)
+    seen = [
+        Garment(**{**_fields(garment()), "colours": order})
+        for order in ((red, white), (red, white), (white, red))
+    ]
+
+    main = merged(*(photo(one) for one in seen)).main
+
+    assert [(colour.name, colour.share) for colour in main.colours] == [
+        ("red", 0.4),
+        ("white", 0.6),
+    ]
+
+
 def test_colours_style_and_embedding_are_pooled() -> None:
     red, wine = Colour("red", "#ff0000", 0.8), Colour("red", "#cc0000", 0.4)
     style = Style("blouse", 0.6, {"sleeve": Prediction("long", 0.5)})

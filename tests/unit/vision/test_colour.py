@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import yaml
 
-from vision.colour import PALETTE_PATH, ciede2000, dominant_colours, foreground, load_palette
+from vision.colour import (
+    PALETTE_PATH,
+    ciede2000,
+    dominant_colours,
+    foreground,
+    likely_names,
+    load_palette,
+)
+from vision.garments import Prediction
 from vision.taxonomy import load_taxonomy
 
 # Sharma, Wu and Dalal (2005), table 1: pairs chosen to trip wrong implementations.
@@ -33,14 +41,16 @@ def test_every_palette_entry_is_named_by_itself():
     assert palette.names == tuple(entries)
     for index, codes in enumerate(entries.values()):
         for code in [codes] if isinstance(codes, str) else codes:
-            assert palette.nearest(np.array([list(bytes.fromhex(code[1:]))], np.uint8)) == [index]
+            colour = np.array([list(bytes.fromhex(code[1:]))], np.uint8)
+            assert palette.distances(colour).argmin() == index
 
 
 def test_a_name_may_have_more_centres_than_one(tmp_path):
     path = tmp_path / "palette.yaml"
     path.write_text("black: ['#000000', '#2e2e30']\nwhite: '#ffffff'\n")
     palette = load_palette(path)
-    assert palette.nearest(np.array([[0] * 3, [50] * 3, [250] * 3], np.uint8)).tolist() == [0, 0, 1]
+    distances = palette.distances(np.array([[0] * 3, [50] * 3, [250] * 3], np.uint8))
+    assert distances.argmin(axis=1).tolist() == [0, 0, 1]
 
 
 def test_every_name_belongs_to_one_colour_group():
@@ -76,6 +86,44 @@ def test_only_the_mask_counts():
     mask = np.zeros((8, 8), bool)
     mask[2:6, 2:6] = True
     assert [c.name for c in dominant_colours(pixels, mask)] == ["red"]
+
+
+def answer(*alternatives: tuple[str, float]) -> Prediction:
+    return Prediction(alternatives[0][0], alternatives[0][1], alternatives)
+
+
+def test_every_name_of_a_group_is_as_likely_as_the_group():
+    likely = likely_names(
+        answer(("Blue", 0.6), ("Navy Blue", 0.2), ("Black", 0.09)), load_taxonomy()
+    )
+    of = dict(zip(load_palette().names, likely, strict=True))
+    # What is left over, .11, is spread over the eleven groups.
+    assert of["denim"] == of["sky blue"] == pytest.approx(0.6 + 0.2 + 0.01)
+    assert of["black"] == pytest.approx(0.1)
+    assert of["red"] == pytest.approx(0.01)
+
+
+def test_evidence_tells_lit_black_from_charcoal():
+    pixels = np.full((8, 8, 3), 68, np.uint8)  # between the two
+    taxonomy = load_taxonomy()
+    black = likely_names(answer(("Black", 0.9)), taxonomy)
+    grey = likely_names(answer(("Grey", 0.9)), taxonomy)
+    assert [c.name for c in dominant_colours(pixels, likely=black)] == ["black"]
+    assert [c.name for c in dominant_colours(pixels, likely=grey)] == ["charcoal"]
+
+
+def test_evidence_says_which_of_two_colours_a_garment_is_called():
+    pixels = np.full((10, 10, 3), 255, np.uint8)
+    pixels[:, :4] = (229, 0, 0)
+    likely = likely_names(answer(("Red", 0.7), ("White", 0.2)), load_taxonomy())
+    colours = dominant_colours(pixels, likely=likely)
+    assert [(c.name, c.share) for c in colours] == [("red", 0.4), ("white", 0.6)]
+
+
+def test_evidence_does_not_make_white_red():
+    pixels = np.full((8, 8, 3), 255, np.uint8)
+    likely = likely_names(answer(("Red", 1.0)), load_taxonomy())
+    assert [c.name for c in dominant_colours(pixels, likely=likely)] == ["white"]
 
 
 def test_an_empty_region_has_no_colour():
