@@ -161,8 +161,8 @@ class InferenceConfig:
 
     long_side: length the photo's long side is scaled to. min_score: candidates under it are
     dropped. nms_iou: overlap above which the weaker box of the same class is dropped.
-    max_detections: per photo. duplicate_iou, fallback_min_score: of the serving rule
-    (`postprocess.ServingRule`).
+    max_detections: per photo. duplicate_iou, fallback_min_score, lone_iou, lone_share: of the
+    serving rule (`postprocess.ServingRule`).
     """
 
     long_side: int
@@ -171,9 +171,11 @@ class InferenceConfig:
     max_detections: int
     duplicate_iou: float
     fallback_min_score: float
+    lone_iou: float
+    lone_share: float
 
     def __post_init__(self) -> None:
-        for name in ("duplicate_iou", "fallback_min_score"):
+        for name in ("duplicate_iou", "fallback_min_score", "lone_iou", "lone_share"):
             _check_range(f"inference.{name}", getattr(self, name), 0.0, 1.0)
         _check_range("inference.long_side", self.long_side, 64, 4096)
         _check_range("inference.min_score", self.min_score, 0.0, 1.0)

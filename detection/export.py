@@ -261,6 +261,8 @@ def _write(
             "max_detections": inference.max_detections,
             "duplicate_iou": inference.duplicate_iou,
             "fallback_min_score": inference.fallback_min_score,
+            "lone_iou": inference.lone_iou,
+            "lone_share": inference.lone_share,
         },
         metrics=metrics,
         data=[

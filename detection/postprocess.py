@@ -76,26 +76,41 @@ class ServingRule:
     min_score: weaker boxes are dropped. duplicate_iou: a box that overlaps a stronger one of
     another class by this or more is the same garment and is dropped; 1 drops none. fallback: the
     strongest box of a photo is kept from this score on where none reaches `min_score`, since most
-    photos that people send show a garment.
+    photos that people send show a garment. lone_iou, lone_share: where all believed boxes overlap
+    the strongest by `lone_iou`, they are views of one garment that fills the photo. It alone is
+    kept, and grows to the union with the boxes of any class that overlap it as much and have
+    `lone_share` of its score. 1 changes nothing.
     """
 
     min_score: float
     duplicate_iou: float = 1.0
     fallback: float = 1.0
+    lone_iou: float = 1.0
+    lone_share: float = 1.0
 
     @property
     def weakest(self) -> float:
-        """Score under which no box is ever kept."""
-        return min(self.min_score, self.fallback)
+        """Score under which no box ever matters."""
+        return min(self.min_score, self.fallback) * self.lone_share
 
-    def apply(self, boxes: Candidates) -> NDArray[np.intp]:
-        """Indices of the boxes that are believed. boxes: highest score first."""
+    def apply(self, boxes: Candidates) -> Candidates:
+        """The boxes that are believed. boxes: highest score first."""
         believed = np.flatnonzero(boxes.scores >= self.min_score)
         if not len(believed):
-            return np.flatnonzero(boxes.scores[:1] >= self.fallback)
-        if self.duplicate_iou < 1:
+            believed = np.flatnonzero(boxes.scores[:1] >= self.fallback)
+        elif self.duplicate_iou < 1:
             believed = believed[suppress_across(boxes.xyxy[believed], self.duplicate_iou)]
-        return believed
+        if len(believed) and self.lone_iou < 1:
+            same = pairwise_iou(boxes.xyxy[:1], boxes.xyxy)[0] >= self.lone_iou
+            if same[believed].all():
+                return self._lone(boxes, same)
+        return boxes[believed]
+
+    def _lone(self, boxes: Candidates, same: NDArray[np.bool_]) -> Candidates:
+        """The strongest box, grown to its views."""
+        views = boxes.xyxy[same & (boxes.scores >= self.lone_share * boxes.scores[0])]
+        union = np.concatenate((views[:, :2].min(axis=0), views[:, 2:].max(axis=0)))
+        return Candidates(union[None], boxes.scores[:1], boxes.class_ids[:1])
 
 
 def suppress_across(xyxy: FloatArray, iou: float) -> NDArray[np.intp]:

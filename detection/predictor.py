@@ -93,7 +93,7 @@ class GarmentDetector:
             self._strides,
             self._selection,
         )
-        boxes = boxes[self._rule.apply(boxes)]
+        boxes = self._rule.apply(boxes)
         xyxy = photo.to_photo(boxes.xyxy)
         # A box that lay wholly in the padding has no area left.
         visible = np.flatnonzero((xyxy[:, 2:] > xyxy[:, :2]).all(axis=1))
@@ -103,11 +103,13 @@ class GarmentDetector:
 
 
 def serving_rule(bundle: Bundle) -> ServingRule:
-    """The bundle's; one that knows nothing of duplicates and fallback drops and adds nothing."""
+    """The bundle's; what it does not name changes nothing."""
     return ServingRule(
         min_score=float(bundle.output["min_score"]),
         duplicate_iou=float(bundle.output.get("duplicate_iou", 1.0)),
         fallback=float(bundle.output.get("fallback_min_score", 1.0)),
+        lone_iou=float(bundle.output.get("lone_iou", 1.0)),
+        lone_share=float(bundle.output.get("lone_share", 1.0)),
     )
 
 

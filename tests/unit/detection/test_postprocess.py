@@ -141,19 +141,47 @@ def test_huge_logits_do_not_overflow(raw: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(select(raw).scores, [1.0], atol=1e-4)
 
 
+def lefts(found: Candidates) -> list[float]:
+    """Left edges, which tell the boxes apart."""
+    return found.xyxy[:, 0].tolist()
+
+
 def test_one_garment_is_not_believed_to_be_two_things() -> None:
     # The second box overlaps the first by 90/100 and the third by 50/150 of their union.
-    found = candidates(((0, 0, 10, 10), 0.9, 0), ((0, 0, 10, 9), 0.8, 1), ((5, 0, 15, 10), 0.7, 1))
+    found = candidates(((0, 0, 10, 10), 0.9, 0), ((1, 0, 10, 10), 0.8, 1), ((5, 0, 15, 10), 0.7, 1))
 
-    assert ServingRule(0.5, duplicate_iou=0.85).apply(found).tolist() == [0, 2]
-    assert ServingRule(0.5, duplicate_iou=0.95).apply(found).tolist() == [0, 1, 2]
-    assert ServingRule(0.75).apply(found).tolist() == [0, 1]
+    assert lefts(ServingRule(0.5, duplicate_iou=0.85).apply(found)) == [0, 5]
+    assert lefts(ServingRule(0.5, duplicate_iou=0.95).apply(found)) == [0, 1, 5]
+    assert lefts(ServingRule(0.75).apply(found)) == [0, 1]
 
 
 def test_the_surest_box_is_believed_where_none_is_sure() -> None:
     found = candidates(((0, 0, 10, 10), 0.4, 0), ((20, 0, 30, 10), 0.35, 1))
 
-    assert ServingRule(0.5, fallback=0.3).apply(found).tolist() == [0]
-    assert ServingRule(0.5, fallback=0.45).apply(found).tolist() == []
-    assert ServingRule(0.5).apply(found).tolist() == []
-    assert ServingRule(0.5, fallback=0.3).apply(candidates()).tolist() == []
+    assert lefts(ServingRule(0.5, fallback=0.3).apply(found)) == [0]
+    assert lefts(ServingRule(0.5, fallback=0.45).apply(found)) == []
+    assert lefts(ServingRule(0.5).apply(found)) == []
+    assert lefts(ServingRule(0.5, fallback=0.3).apply(candidates())) == []
+
+
+def test_a_lone_box_grows_to_the_views_of_its_garment() -> None:
+    rule = ServingRule(0.5, fallback=0.3, lone_iou=0.4, lone_share=0.6)
+    # Of the first box: a taller view of another class (IoU 2/3), a weaker one, and a small one.
+    found = candidates(
+        ((0, 0, 10, 10), 0.8, 0),
+        ((0, 0, 10, 15), 0.49, 1),
+        ((0, 0, 12, 10), 0.4, 1),
+        ((-2, 0, 3, 10), 0.49, 2),
+    )
+
+    grown = rule.apply(found)
+
+    assert grown.xyxy.tolist() == [[0, 0, 10, 15]]
+    assert grown.scores.tolist() == pytest.approx([0.8])
+    assert grown.class_ids.tolist() == [0]
+    # The small box is believed now, and is something else: each keeps to its own.
+    assert len(ServingRule(0.45, lone_iou=0.4, lone_share=0.6).apply(found).xyxy) == 3
+    # Two views are believed, of one garment.
+    both = found[np.arange(3)]
+    assert len(ServingRule(0.45, lone_iou=0.4, lone_share=0.6).apply(both).xyxy) == 1
+    assert rule.weakest == pytest.approx(0.3 * 0.6)
