@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from classification.balance import fit_balance, read_balance
 from classification.hints import cooccurrence, fit_hints
 from classification.postprocess import TREE_LEVELS, Decoder
 
@@ -35,16 +36,24 @@ Accepted = Mapping[str, NDArray[np.float32]]
 def calibrate(
     decoder: Decoder, logits: Logits, accepted: Accepted, training: Accepted
 ) -> dict[str, Any]:
-    """What a bundle's `output` says of its answers: `temperatures`, `thresholds` and `hints`.
+    """What a bundle's `output` says of its answers: `temperatures`, `thresholds`, `hints` and
+    `balance`.
 
     logits, accepted: head → (N, C) of the calibration split, see `fit_temperatures`. training: the
-    accepted labels of the training split, in which labels that occur together are counted.
+    accepted labels of the training split, in which labels, and those that occur together, are
+    counted.
     """
+    decoder = replace(decoder, balance={}, evidence={})
+    decoder = replace(decoder, temperatures=fit_temperatures(decoder, logits, accepted))
+    balance = fit_balance(decoder, logits, accepted, training)
+    decoder = replace(decoder, balance=read_balance(balance, decoder.labels))
+    # The balance changes what a confidence is worth.
     decoder = replace(decoder, temperatures=fit_temperatures(decoder, logits, accepted))
     return {
         "temperatures": dict(decoder.temperatures),
         "thresholds": fit_thresholds(decoder, logits, accepted),
         "hints": fit_hints(decoder, cooccurrence(decoder, training), logits, accepted),
+        "balance": balance,
     }
 
 

@@ -40,7 +40,9 @@ class Decoder:
     empty for a network without the tree (see `parents_of`). temperatures: head → what its logits,
     or in the tree its joint scores, are divided by. thresholds: head → the least confidence of an
     answer; one under it is `unknown`. evidence: hinted head → head → (H, C), what a hint adds to
-    the log-probabilities of another head's labels (see `classification.hints`).
+    the log-probabilities of another head's labels (see `classification.hints`). balance: head →
+    (C,), what is always added to them (see `classification.balance`), of an article type to what it
+    has within its subcategory.
     """
 
     labels: Mapping[str, tuple[str, ...]]
@@ -48,6 +50,7 @@ class Decoder:
     temperatures: Mapping[str, float]
     thresholds: Mapping[str, float]
     evidence: Mapping[str, Mapping[str, NDArray[np.float64]]] = field(default_factory=dict)
+    balance: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def only(self, heads: Sequence[str]) -> Decoder:
         """The decoder of these heads; of the tree all of its levels, or no head is in it."""
@@ -154,9 +157,11 @@ class Decoder:
 
     def _scores(self, logits: Mapping[str, Floats], head: str) -> NDArray[np.float64]:
         """(N, C) calibrated log-probabilities of a head that is no upper level of the tree."""
+        balance = self.balance.get(head, 0.0)
         if head == LEAF and self.parents:
-            return tempered(leaf_scores(logits, self.parents), self.parents, self.temperatures)
-        return _log_softmax(logits[head] / self.temperatures[head])
+            scores = leaf_scores(logits, self.parents)
+            return tempered(scores, self.parents, self.temperatures, balance)
+        return _log_softmax(logits[head] / self.temperatures[head] + balance)
 
     def _weigh(self, hints: Sequence[Mapping[str, str]], head: str) -> NDArray[np.float64]:
         """(N, C) what each crop's hints add to the log-probabilities of a head's labels."""
@@ -218,8 +223,12 @@ def tempered(
     scores: NDArray[np.float64],
     parents: Mapping[str, NDArray[np.int64]],
     temperatures: Mapping[str, float],
+    balance: NDArray[np.float64] | float = 0.0,
 ) -> NDArray[np.float64]:
-    """(N, A) joint scores → log-probabilities, each level given its parent at its temperature."""
+    """(N, A) joint scores → log-probabilities, each level given its parent at its temperature.
+
+    balance: (A,), added to the article types given their subcategory.
+    """
     sub_of = parents["sub_category"]
     master_of = np.zeros(sub_of.max() + 1, np.int64)
     master_of[sub_of] = parents["master_category"]
@@ -227,7 +236,7 @@ def tempered(
     master_scores = _group_log_sum_exp(sub_scores, master_of)
     master = _log_softmax(master_scores / temperatures["master_category"])
     sub = master[:, master_of] + _given_group(sub_scores / temperatures["sub_category"], master_of)
-    return sub[:, sub_of] + _given_group(scores / temperatures[LEAF], sub_of)
+    return sub[:, sub_of] + _given_group(scores / temperatures[LEAF] + balance, sub_of)
 
 
 def marginals(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from classification.balance import read_balance
 from classification.hints import read_hints
 from classification.postprocess import Decoder, parents_of
 from classification.preprocess import InputForm, batch_of
@@ -140,4 +141,5 @@ def decoder_of(bundle: Bundle) -> Decoder:
         temperatures={head: float(bundle.output["temperatures"][head]) for head in labels},
         thresholds={head: float(bundle.output["thresholds"][head]) for head in labels},
         evidence=read_hints(bundle.output.get("hints", {}), labels),
+        balance=read_balance(bundle.output.get("balance", {}), labels),
     )

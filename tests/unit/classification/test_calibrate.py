@@ -143,7 +143,7 @@ def test_everything_a_bundle_needs_is_fitted_together() -> None:
 
     output = calibrate(decoder, logits, accepted, accepted)
 
-    assert list(output) == ["temperatures", "thresholds", "hints"]
+    assert list(output) == ["temperatures", "thresholds", "hints", "balance"]
     assert output["temperatures"]["gender"] < 1 < output["temperatures"]["kind"]
     assert output["thresholds"] == {"gender": 0.5, "kind": pytest.approx(0.5, abs=0.05)}
     assert output["hints"]["gender"]["kind"]["strength"] > 0.9
