@@ -16,7 +16,12 @@ from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_train_loader,
+)
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode
@@ -30,6 +35,7 @@ from detection.datasets import register
 from detection.layouts import open_set, read_all
 from detection.layouts.records import Findings, Instance, LabelledPhoto, LabelledSet
 from detection.rcnn.config import RcnnConfig
+from detection.rcnn.regions import RegionMapper, is_supported, region_aware
 from detection.rcnn.settings import training_settings
 from training.coco_scores import FoundInstances, TrueInstance, coco_scores
 from vision.errors import ErrorCode, PermanentError
@@ -43,7 +49,18 @@ Record = dict[str, Any]
 
 
 class GarmentTrainer(DefaultTrainer):  # type: ignore[misc]  # Detectron2 has no types
-    """`DefaultTrainer` that scores the validation photos and keeps the best weights by AP."""
+    """`DefaultTrainer` that leaves ignore regions be, scores the validation photos and keeps the
+    best weights by AP.
+    """
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> Any:
+        return super().build_model(region_aware(cfg) if is_supported(cfg) else cfg)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        mapper = (RegionMapper if is_supported(cfg) else DatasetMapper)(cfg, is_train=True)
+        return build_detection_train_loader(cfg, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:  # noqa: ARG003
@@ -194,7 +211,7 @@ def _record(photo: LabelledPhoto, root: Path) -> Record:
 
 
 def _annotation(instance: Instance) -> Record:
-    """Detectron2 leaves crowds out. So it does here with an instance that has lost its mask."""
+    """Crowds, and with them an instance that has lost its mask, become ignore regions."""
     region = instance.crowd or instance.class_id is None
     outline: Any = [list(polygon) for polygon in instance.polygons]
     if instance.mask:
