@@ -54,8 +54,9 @@ class GraphLayer:
 def unfold(network: keras.Model, bundle: Bundle, batches: Iterable[Floats]) -> list[str]:
     """Fill a network of `build_network` from a bundle of the same backbone; gives the heads filled.
 
-    Heads that the bundle lacks, or has with another number of labels, keep their fresh weights. batches: photos
-    as the network takes them, from which the batch norms' statistics are measured; some hundreds.
+    Heads that the bundle lacks, or has with another number of labels, keep their fresh weights.
+    batches: photos as the network takes them, from which the batch norms' statistics are measured;
+    some hundreds.
 
     Raises `PermanentError` (`validation_error`) when the graph is of another backbone, or has parts
     that cannot be put back (layer norms).

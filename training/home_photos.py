@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.archive import Archive, open_archive
+from vision.cutout import grab_cut
 from vision.errors import ErrorCode, PermanentError
 
 MARKER = "images.csv"
@@ -110,11 +111,7 @@ def _grab_cut(lab: NDArray[np.uint8]) -> NDArray[np.uint8]:
     mask[_middle(height, _CERTAIN), _middle(width, _CERTAIN)] = cv2.GC_FGD
     mask[:border] = mask[-border:] = cv2.GC_BGD
     mask[:, :border] = mask[:, -border:] = cv2.GC_BGD
-    background, garment = np.zeros((1, 65)), np.zeros((1, 65))  # its colour models, to be filled
-    cv2.setRNGSeed(0)  # its clusters start at random
-    whole = (0, 0, width, height)
-    cv2.grabCut(lab, mask, whole, background, garment, _ITERATIONS, cv2.GC_INIT_WITH_MASK)
-    return np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
+    return grab_cut(lab, mask, _ITERATIONS).astype(np.uint8)
 
 
 def _middle(length: int, margin: float) -> slice:

@@ -177,7 +177,8 @@ class Garment:
     xyxy: its box. category: the detector's class, None when no detector named it (the photo was
     classified whole, or only the style model saw it). score: of the detection or, without one, of
     the style instance; None when the photo was classified whole. source: which stage found it.
-    mask, style: None when no style instance matches. labels: None when not classified.
+    mask: of the style instance or, of a garment alone in its photo, cut out of what is around it.
+    style: None when no style instance matches. labels: None when not classified.
     """
 
     xyxy: tuple[float, float, float, float]

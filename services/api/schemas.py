@@ -211,7 +211,10 @@ class Garment(BaseModel):
         description="[x1, y1, x2, y2] in pixels of the upright photo.",
         examples=[[12.0, 30.5, 410.0, 380.0]],
     )
-    mask: Mask | None
+    mask: Mask | None = Field(
+        description="Of the style model. A garment alone in its photo that it did not see is cut "
+        "out of the background; its `style` is null."
+    )
     attributes: dict[str, Prediction] = Field(
         description=f"Attribute → answer: {', '.join(ATTRIBUTES)}. Empty when not classified."
     )

@@ -10,6 +10,7 @@ from itertools import chain, islice
 
 from services.pipeline.assemble import assemble
 from services.pipeline.crop import crop
+from services.pipeline.cutting import with_cut_out
 from services.pipeline.join import FoundGarment, belief_of, join, whole_image
 from services.pipeline.lanes import Lanes, attempt, usable_cores
 from vision.garments import (
@@ -198,7 +199,9 @@ class Pipeline:
             detections = self._detect(image, options)
         with _timed(timings, "style"):
             style = self._style(image, options)
-        found = join(detections, style, self._taxonomy)
+            found = join(detections, style, self._taxonomy)
+            if "style" in options.stages:
+                found = with_cut_out(image, found)
         classifies = "classify" in options.stages
         # A photo in which nothing is found is taken for a close-up of one garment.
         classified_whole = not found and classifies
