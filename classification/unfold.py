@@ -22,7 +22,7 @@ from keras import layers
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from classification.layers import BN_SUFFIX, channel_axis
+from classification.layers import BN_SUFFIX, ChannelNorm, LayerScale, channel_axis
 from classification.network import build_network
 from classification.predictor import IMAGES, LOGITS_PREFIX
 from classification.preprocess import InputForm
@@ -58,13 +58,12 @@ def unfold(network: keras.Model, bundle: Bundle, batches: Iterable[Floats]) -> l
     batches: photos as the network takes them, from which the batch norms' statistics are measured;
     some hundreds.
 
-    Raises `PermanentError` (`validation_error`) when the graph is of another backbone, or has parts
-    that cannot be put back (layer norms).
+    Raises `PermanentError` (`validation_error`) when the graph is of another backbone.
     """
     heads = {name: len(labels) for name, labels in bundle.labels["attributes"].items()}
     size_hw = InputForm.from_metadata(bundle.input).size_hw
     folded = build_network(network.name, heads, input_hw=size_hw, folded=True)
-    _fill(folded, graph_layers(bundle), bundle)
+    _fill(folded, graph_layers(bundle), graph_norms(bundle), bundle)
     _check_answers(folded, bundle)
     kept = [
         head.name
@@ -76,7 +75,8 @@ def unfold(network: keras.Model, bundle: Bundle, batches: Iterable[Floats]) -> l
         if isinstance(layer, layers.BatchNormalization):
             batch_norms[layer.name.removesuffix(BN_SUFFIX)] = layer
     for layer in network.layers:
-        if not _computes(layer) or (layer.name in network.output and layer.name not in kept):
+        fresh = layer.name in network.output and layer.name not in kept
+        if not layer.weights or fresh or isinstance(layer, layers.BatchNormalization):
             continue
         weights = folded.get_layer(layer.name).get_weights()
         if layer.name in batch_norms:
@@ -84,6 +84,9 @@ def unfold(network: keras.Model, bundle: Bundle, batches: Iterable[Floats]) -> l
             _set_neutral(batch_norms[layer.name], shift=weights[1])
         else:
             layer.set_weights(weights)
+    for layer in network.layers:
+        if isinstance(layer, LayerScale):
+            _split_off(layer, network.get_layer(layer.name.replace("_scale", "_project")))
     if batch_norms:
         _measure(network, batch_norms, batches)
     return kept
@@ -110,6 +113,25 @@ def graph_layers(bundle: Bundle) -> list[GraphLayer]:
         head = output.removeprefix(LOGITS_PREFIX) if output.startswith(LOGITS_PREFIX) else None
         found.append((_place(node.name), GraphLayer(head, np.ascontiguousarray(kernel), bias)))
     return [layer for _, layer in sorted(found, key=lambda entry: entry[0])]
+
+
+def graph_norms(bundle: Bundle) -> list[list[Floats]]:
+    """[(C,) gamma, (C,) beta] of the layer norms of a graph in the order in which they compute.
+
+    The exporter numbers what has no name as it comes, and keeps the name of a last one.
+    """
+    found: dict[str, list[tuple[float, Floats]]] = {"Mul": [], "Add": []}
+    for tensor in onnx.load(bundle.graph_path).graph.initializer:
+        numbered = re.fullmatch(r"onnx::(Mul|Add)_(\d+)", tensor.name)
+        named = re.search(r"/(gamma|beta)$", tensor.name)
+        values = numpy_helper.to_array(tensor)
+        if numbered and values.shape[1:] == (1, 1):
+            found[numbered[1]].append((int(numbered[2]), values.ravel()))
+        elif named:
+            kind = "Mul" if named[1] == "gamma" else "Add"
+            found[kind].append((np.inf, values.ravel()))
+    ordered = [[v for _, v in sorted(part, key=lambda e: e[0])] for part in found.values()]
+    return [list(pair) for pair in zip(*ordered, strict=False)]
 
 
 def _place(name: str) -> tuple[bool, int]:
@@ -158,17 +180,29 @@ def _dequantised(node: onnx.NodeProto, inputs: Sequence[Any]) -> Floats:
     return np.asarray((values.astype(np.float32) - zero) * scale.reshape(shape), np.float32)
 
 
-def _fill(folded: keras.Model, found: Sequence[GraphLayer], bundle: Bundle) -> None:
+def _fill(
+    folded: keras.Model,
+    found: Sequence[GraphLayer],
+    norms: Sequence[list[Floats]],
+    bundle: Bundle,
+) -> None:
     """Pair the layers by head, and the others by order and shape: two branches of a block may
-    compute in either order.
+    compute in either order. Layer scales were multiplied into the convolutions before them.
     """
     of_head = {layer.head: layer for layer in found if layer.head is not None}
     others = [layer for layer in found if layer.head is None]
+    remaining = list(norms)
     for layer in folded.layers:
         if not layer.weights:
             continue
-        if not _computes(layer):
-            raise _unusable(bundle, f"{layer.name} is no convolution, linear layer or batch norm")
+        if isinstance(layer, LayerScale):
+            layer.set_weights([np.ones(layer.weights[0].shape, np.float32)])
+            continue
+        if isinstance(layer, ChannelNorm):
+            if not remaining or remaining[0][0].shape != tuple(layer.gamma.shape):
+                raise _unusable(bundle, f"it has no layer norm where {layer.name} is")
+            layer.set_weights(remaining.pop(0))
+            continue
         shapes = [tuple(weight.shape) for weight in layer.weights]
         if layer.name in of_head:
             chosen = of_head[layer.name]
@@ -193,8 +227,14 @@ def _check_answers(folded: keras.Model, bundle: Bundle) -> None:
             raise _unusable(bundle, f"rebuilt, it answers {head} otherwise ({correlation:.2f})")
 
 
-def _computes(layer: keras.Layer) -> bool:
-    return isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense))
+def _split_off(scale: LayerScale, before: keras.Layer) -> None:
+    """Take the size of each channel's kernel out of a convolution and into the scale behind it, as
+    they were before the exporter multiplied them; the learning rates that fit want it so.
+    """
+    kernel, bias = before.get_weights()
+    size = np.maximum(np.sqrt(np.square(kernel).sum(axis=(0, 1, 2))), 1e-6)
+    before.set_weights([kernel / size, bias / size])
+    scale.set_weights([size])
 
 
 def _set_neutral(batch_norm: layers.BatchNormalization, shift: Floats) -> None:
