@@ -65,10 +65,11 @@ def unfold(network: keras.Model, bundle: Bundle, batches: Iterable[Floats]) -> l
     folded = build_network(network.name, heads, input_hw=size_hw, folded=True)
     _fill(folded, graph_layers(bundle), graph_norms(bundle), bundle)
     _check_answers(folded, bundle)
+    own = {layer.name: layer for layer in network.layers}
     kept = [
-        head.name
-        for head in network.layers
-        if head.name in heads and tuple(head.kernel.shape)[1] == heads[head.name]
+        name
+        for name, count in heads.items()
+        if name in own and tuple(own[name].kernel.shape)[1] == count
     ]
     batch_norms = {}
     for layer in network.layers:
