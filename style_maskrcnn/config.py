@@ -190,13 +190,13 @@ class AttributeTrainingConfig:
 class Config:
     """One training run. start_from: the bundle whose weights it starts from; empty for none."""
 
-    start_from: str = ""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     input: InputConfig = field(default_factory=InputConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     attributes: AttributeTrainingConfig = field(default_factory=AttributeTrainingConfig)
+    start_from: str = ""
 
 
 def load_config(path: Path) -> Config:
