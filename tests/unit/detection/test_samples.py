@@ -106,7 +106,7 @@ def test_packshots_get_a_canvas_and_a_box(tmp_path: Path) -> None:
     sample = TrainingSample(AUGMENTATION)(records[0])
     ((x1, y1, x2, y2),) = sample["instances"].gt_boxes.tensor.tolist()
     pixels = sample["image"].numpy().transpose(1, 2, 0)
-    # The product alone: what lies beside the photo is 127, before its brightness changes by a quarter.
+    # The product alone: what lies beside the photo is 127, less a quarter where it is darkened.
     dark = (pixels.max(axis=2) < 75).astype(np.uint8)
     x, y, w, h = cv2.boundingRect(dark)
     np.testing.assert_allclose((x1, y1, x2, y2), (x, y, x + w, y + h), atol=3)
