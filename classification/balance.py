@@ -42,7 +42,7 @@ def fit_balance(
         labelled = accepted[head].any(axis=1)
         if head in decoder.parents or not labelled.any():
             continue
-        counts = rows[rows.sum(axis=1) == 1].sum(axis=0).astype(np.int64)
+        counts = label_counts(rows)
         least = _accuracy(decoder, head, logits, accepted) - MOST_LOST
         strength = 0.0
         for candidate in STRENGTHS:
@@ -69,6 +69,12 @@ def read_balance(
             raise ValueError(f"balance of {head} has {len(counts)} counts")
         balance[head] = offsets(counts, float(entry["strength"]))
     return balance
+
+
+def label_counts(accepted: NDArray[np.float32]) -> NDArray[np.int64]:
+    """(C,) how often each label is the only accepted one of a row; (N, C) of zeros and ones."""
+    counts: NDArray[np.int64] = accepted[accepted.sum(axis=1) == 1].sum(axis=0).astype(np.int64)
+    return counts
 
 
 def offsets(counts: NDArray[np.int64], strength: float) -> NDArray[np.float64]:

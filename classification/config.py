@@ -52,6 +52,9 @@ class TrainConfig:
     epochs: passes over the first data set, parts of one too. rounds_per_epoch: how often an epoch
     is checkpointed.
     augment: share of the photos that are changed at random; the others are as they come.
+    class_balance: how much of the labels' log-frequencies the loss itself explains, so that the
+    network need not learn them: 0 as the data come, 1 every label alike (logit-adjusted softmax,
+    Menon et al., https://arxiv.org/abs/2007.07314). Without training, `balance` does the like.
     learning_rate: the peak of one cycle. ema: decay of the weights' moving average, which is what
     ships. embedding: length of the exported embedding.
     """
@@ -76,6 +79,7 @@ class TrainConfig:
     weight_decay: float = 0.02
     warm_up: float = 0.15
     label_smoothing: float = 0.05
+    class_balance: float = 0.0
     dropout: float = 0.2
     ema: float = 0.998
     embedding: int = 256
@@ -89,7 +93,7 @@ class TrainConfig:
         _check_known("precision", [self.precision], PRECISIONS)
         if not self.heads:
             raise _invalid("heads is empty")
-        for name in ("augment", "teacher_share"):
+        for name in ("augment", "teacher_share", "class_balance"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise _invalid(f"{name} must be in [0, 1], not {getattr(self, name)}")
         if not 0.0 <= self.first_share < 1.0:

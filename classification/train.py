@@ -28,7 +28,9 @@ from rich.progress import Progress, TaskID, track
 
 from classification import fashion_mnist
 from classification.augment import CATALOGUE, GREY, STREET, Augmentation, random_view
+from classification.averaging import averaged, measure_batch_norms
 from classification.backbones import BACKBONES
+from classification.balance import label_counts, offsets
 from classification.config import (
     HOME_PHOTOS,
     PRODUCTS,
@@ -60,7 +62,7 @@ _CHECKPOINT = "checkpoint.weights.h5"
 _NEXT_CHECKPOINT = "next.weights.h5"
 _STATE = "state.json"
 _LOG = "log.csv"
-# Batches that a bundle's batch norms are measured on.
+# Batches that batch norms are measured on.
 _MEASURED = 12
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 # Settings that may change between two starts of one run, as how long it is to be; any other makes
@@ -223,16 +225,23 @@ class AcceptedLabelsLoss(keras.losses.Loss):
     """−log of the probability that all accepted labels have together, with label smoothing.
 
     With one accepted label this is cross-entropy; with none the row counts nothing.
-    y_true: (B, C) of zeros and ones. y_pred: (B, C) logits.
+    y_true: (B, C) of zeros and ones. y_pred: (B, C) logits. adjustment: C numbers that are added to
+    the logits, or none.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, name: str = "accepted_labels") -> None:
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        adjustment: Sequence[float] = (),
+        name: str = "accepted_labels",
+    ) -> None:
         super().__init__(name=name)
         self.label_smoothing = label_smoothing
+        self.adjustment = tuple(adjustment)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         y_true = ops.cast(y_true, "float32")
-        log_p = ops.log_softmax(ops.cast(y_pred, "float32"), axis=-1)
+        log_p = _log_probabilities(y_pred, self.adjustment)
         accepted = ops.logsumexp(log_p + (y_true - 1.0) * 1e9, axis=-1)
         smooth = ops.mean(log_p, axis=-1)
         loss = -(1.0 - self.label_smoothing) * accepted - self.label_smoothing * smooth
@@ -240,22 +249,37 @@ class AcceptedLabelsLoss(keras.losses.Loss):
         return ops.where(labelled > 0, loss, ops.zeros_like(loss))
 
     def get_config(self) -> dict[str, Any]:
-        return {"label_smoothing": self.label_smoothing, "name": self.name}
+        return {
+            "label_smoothing": self.label_smoothing,
+            "adjustment": self.adjustment,
+            "name": self.name,
+        }
 
 
 @keras.saving.register_keras_serializable("vestiary")
 class SoftTargetsLoss(keras.losses.Loss):
-    """Cross-entropy with targets that are probabilities. y_true: (B, C). y_pred: (B, C) logits."""
+    """Cross-entropy with targets that are probabilities. y_true: (B, C). y_pred: (B, C) logits.
 
-    def __init__(self, name: str = "soft_targets") -> None:
+    adjustment: C numbers that are added to the logits, or none.
+    """
+
+    def __init__(self, adjustment: Sequence[float] = (), name: str = "soft_targets") -> None:
         super().__init__(name=name)
+        self.adjustment = tuple(adjustment)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        log_p = ops.log_softmax(ops.cast(y_pred, "float32"), axis=-1)
+        log_p = _log_probabilities(y_pred, self.adjustment)
         return -ops.sum(ops.cast(y_true, "float32") * log_p, axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        return {"name": self.name}
+        return {"adjustment": self.adjustment, "name": self.name}
+
+
+def _log_probabilities(logits: Any, adjustment: Sequence[float]) -> Any:
+    logits = ops.cast(logits, "float32")
+    if adjustment:
+        logits = logits + ops.convert_to_tensor(adjustment, "float32")
+    return ops.log_softmax(logits, axis=-1)
 
 
 @keras.saving.register_keras_serializable("vestiary")
@@ -296,8 +320,16 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "steps": self.steps, "warm_up": self.warm_up}
 
 
-def compile_network(network: keras.Model, config: TrainConfig, steps: int) -> None:
-    """Attach losses, metrics and the optimiser for a run of `steps` steps."""
+def compile_network(
+    network: keras.Model,
+    config: TrainConfig,
+    steps: int,
+    counts: Mapping[str, NDArray[np.int64]] | None = None,
+) -> None:
+    """Attach losses, metrics and the optimiser for a run of `steps` steps.
+
+    counts: head → (C,) how often each label occurs; needed for `class_balance`.
+    """
     optimizer = keras.optimizers.AdamW(
         OneCycle(config.learning_rate, steps, config.warm_up),
         weight_decay=config.weight_decay,
@@ -305,15 +337,24 @@ def compile_network(network: keras.Model, config: TrainConfig, steps: int) -> No
         ema_momentum=config.ema,
     )
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    soft = config.teacher is not None
-    loss = SoftTargetsLoss() if soft else AcceptedLabelsLoss(config.label_smoothing)
     network.compile(
         optimizer=optimizer,
-        loss=dict.fromkeys(config.heads, loss),
+        loss={head: _loss(config, (counts or {}).get(head)) for head in config.heads},
         loss_weights=dict(config.heads),
         metrics={head: AcceptedAccuracy() for head in config.heads},
         jit_compile=False,
     )
+
+
+def _loss(config: TrainConfig, counts: NDArray[np.int64] | None) -> keras.losses.Loss:
+    """One head's. Frequent labels get a start in it that they need not learn."""
+    adjustment: Sequence[float] = ()
+    if config.class_balance:
+        assert counts is not None
+        adjustment = (-offsets(counts, config.class_balance)).tolist()
+    if config.teacher is not None:
+        return SoftTargetsLoss(adjustment)
+    return AcceptedLabelsLoss(config.label_smoothing, adjustment)
 
 
 class RichProgress(keras.callbacks.Callback):
@@ -344,12 +385,17 @@ class Checkpoint(keras.callbacks.Callback):
     """Weights to disk after every round, and scores of the averaged weights after every epoch."""
 
     def __init__(
-        self, run: Path, config: TrainConfig, validation: Mapping[str, PlainBatches]
+        self,
+        run: Path,
+        config: TrainConfig,
+        validation: Mapping[str, PlainBatches],
+        seen: Sequence[NDArray[np.float32]] = (),
     ) -> None:
         super().__init__()
         self._run = run
         self._config = config
         self._validation = validation
+        self._seen = seen
         self._began = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -375,10 +421,13 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _scores(self) -> dict[str, float]:
         """Column → accuracy of the averaged weights."""
+        with averaged(self.model, self._seen):
+            return self._scores_now()
+
+    def _scores_now(self) -> dict[str, float]:
         scores = {}
         for name, batches in self._validation.items():
-            swap = keras.callbacks.SwapEMAWeights()
-            logs = self.model.evaluate(batches, callbacks=[swap], verbose=0, return_dict=True)
+            logs = self.model.evaluate(batches, verbose=0, return_dict=True)
             for head in batches.labelled_heads:
                 # Keras leaves the head's name out where there is only one.
                 key = "accuracy" if len(self._config.heads) == 1 else f"{head}_accuracy"
@@ -399,14 +448,15 @@ def train(config: TrainConfig, datasets: Sequence[TrainingSet], run: Path) -> Pa
     cv2.setNumThreads(1)
     limit_threads(config.threads)
     keras.utils.set_random_seed(config.seed)
-    sources, validation = _load_sources(config, datasets)
+    sources, validation, counts = _load_sources(config, datasets)
     counted, per_batch = sources[0]
     steps = max(1, len(counted) // (per_batch * config.rounds_per_epoch))
-    network = _network(config, run, steps * config.rounds, () if done else _seen(sources, config))
+    seen = _seen(sources, config)
+    network = _network(config, run, steps * config.rounds, () if done else seen, counts)
     if done:
         network.load_weights(run / _CHECKPOINT)
         LOGGER.info("going on after round %d, step %d", done, int(network.optimizer.iterations))
-    callbacks = [Checkpoint(run, config, validation), RichProgress()]
+    callbacks = [Checkpoint(run, config, validation, seen), RichProgress()]
     for size_hw, start, end in phases(config):
         first = max(start, done)
         if first < end:
@@ -421,6 +471,7 @@ def train(config: TrainConfig, datasets: Sequence[TrainingSet], run: Path) -> Pa
             network.fit(batches, initial_epoch=first, epochs=end, callbacks=callbacks, verbose=0)
     # The moving average ships; `fit` has put it in place unless there was nothing left to do.
     network.optimizer.finalize_variable_values(network.trainable_variables)
+    measure_batch_norms(network, seen)
     network.save_weights(run / WEIGHTS)
     return run / WEIGHTS
 
@@ -448,9 +499,7 @@ def phases(config: TrainConfig) -> list[tuple[tuple[int, int], int, int]]:
 
 
 def _seen(sources: Sequence[tuple[Source, int]], config: TrainConfig) -> list[NDArray[np.float32]]:
-    """Photos as training shows them, to measure a bundle's batch norms on."""
-    if config.start_from is None:
-        return []
+    """Photos as training shows them, to measure batch norms on."""
     batches = Batches(
         sources, size_hw=config.input_hw, steps=_MEASURED, first_round=0, seed=config.seed
     )
@@ -458,9 +507,16 @@ def _seen(sources: Sequence[tuple[Source, int]], config: TrainConfig) -> list[ND
 
 
 def _network(
-    config: TrainConfig, run: Path, steps: int, seen: Sequence[NDArray[np.float32]] = ()
+    config: TrainConfig,
+    run: Path,
+    steps: int,
+    seen: Sequence[NDArray[np.float32]] = (),
+    counts: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> keras.Model:
-    """A network ready to train. seen: photos that a bundle to start from is measured on."""
+    """A network ready to train.
+
+    seen: photos that a bundle to start from is measured on. counts: of the labels, by head.
+    """
     taxonomy = load_taxonomy()
     heads = {head: len(head_of(head, taxonomy).labels) for head in config.heads}
     keras.config.set_dtype_policy(_POLICIES[config.precision])
@@ -472,7 +528,7 @@ def _network(
         load_pretrained(network)
     if config.freeze_until is not None:
         freeze_before(network, config.freeze_until)
-    compile_network(network, config, steps)
+    compile_network(network, config, steps, counts)
     network.optimizer.build(network.trainable_variables)
     return network
 
@@ -519,12 +575,15 @@ def _start_from(
 
 def _load_sources(
     config: TrainConfig, datasets: Sequence[TrainingSet]
-) -> tuple[list[tuple[Source, int]], dict[str, PlainBatches]]:
-    """Sources to train on with their photos per batch, and validation batches."""
+) -> tuple[list[tuple[Source, int]], dict[str, PlainBatches], dict[str, NDArray[np.int64]]]:
+    """Sources to train on with their photos per batch, validation batches, and how often each label
+    of each head occurs in the sources, where it is the only right one.
+    """
     taxonomy = load_taxonomy()
     given = {dataset.layout: dataset for dataset in datasets}
     sources: list[tuple[Source, int]] = []
     validation: dict[str, PlainBatches] = {}
+    counts: dict[str, NDArray[np.int64]] = {}
     for layout, count in config.photos_per_batch.items():
         if layout not in given:
             raise PermanentError(
@@ -538,10 +597,13 @@ def _load_sources(
             _report_skipped(f"{layout}/{split}", broken)
             LOGGER.info("%s/%s: %d photos", layout, split, len(source))
             if split == "train":
+                for head, rows in source.accepted.items():
+                    found = label_counts(rows)
+                    counts[head] = counts[head] + found if head in counts else found
                 sources.append((_taught(source, config), count))
             elif len(source):
                 validation[layout] = PlainBatches(source, config.input_hw)
-    return sources, validation
+    return sources, validation, counts
 
 
 def _taught(source: Source, config: TrainConfig) -> Source:

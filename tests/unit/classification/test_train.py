@@ -13,6 +13,7 @@ from classification.datasets import open_dataset
 from classification.preprocess import normalise
 from tests.drawn_ccp import write_folder
 from tests.pictures import picture
+from training.split import split_of
 from vision.errors import PermanentError
 from vision.taxonomy import load_taxonomy
 
@@ -171,12 +172,10 @@ def test_home_photos_that_are_wanted_must_be_given(tmp_path: Path) -> None:
     files = {f"images/{i}.jpg": picture().data for i in (1, 2)}
     dataset = open_dataset(write_folder(tmp_path, {"styles.csv": STYLES.encode(), **files}))
 
+    # TensorFlow takes a number of threads only before its first computation.
+    config = replace(CONFIG, photos_per_batch={"products": 2, "home_photos": 2}, threads=0)
     with pytest.raises(PermanentError, match="trains on home_photos; none are given"):
-        training.train(
-            replace(CONFIG, photos_per_batch={"products": 2, "home_photos": 2}),
-            [dataset],
-            tmp_path / "run",
-        )
+        training.train(config, [dataset], tmp_path / "run")
 
 
 def test_another_configs_run_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -234,6 +233,40 @@ def test_soft_targets_are_met_by_cross_entropy() -> None:
     # .8·(-ln .5) + .2·(-ln .25) = .55452 + .27726
     targets = np.array([[0.8, 0.2, 0.0]], np.float32)
     assert float(SoftTargetsLoss()(targets, logits)) == pytest.approx(0.83178, abs=1e-4)
+
+
+def test_a_frequent_label_gets_a_start_that_is_not_learnt() -> None:
+    # Nine photos of the first label to one of the second; an undecided network.
+    logits = np.zeros((1, 2), np.float32)
+    config = replace(CONFIG, class_balance=1.0, label_smoothing=0.0)
+    counts = np.array([8999, 999])  # one more each, so that none is impossible
+    for teacher in (None, "attribute_classifier"):
+        loss = training._loss(replace(config, teacher=teacher), counts)
+        frequent = float(loss(np.array([[1, 0]], np.float32), logits))
+        rare = float(loss(np.array([[0, 1]], np.float32), logits))
+        assert frequent == pytest.approx(-np.log(0.9), abs=1e-3)
+        assert rare == pytest.approx(-np.log(0.1), abs=1e-3)
+        again = type(loss).from_config(loss.get_config())
+        assert float(again(np.array([[0, 1]], np.float32), logits)) == pytest.approx(rare)
+
+    plain = training._loss(replace(config, class_balance=0.0), counts)
+    assert float(plain(np.array([[1, 0]], np.float32), logits)) == pytest.approx(np.log(2))
+
+
+def test_labels_of_the_train_split_are_counted(tmp_path: Path) -> None:
+    ids = [str(i) for i in range(40)]
+    rows = [f"{i},Women,Footwear,Shoes,Heels,Red,Summer,2012,Casual" for i in ids]
+    files = {f"images/{i}.jpg": picture().data for i in ids}
+    table = "\n".join([STYLES.splitlines()[0], *rows]).encode()
+    dataset = open_dataset(write_folder(tmp_path, {"styles.csv": table, **files}))
+
+    _, _, counts = training._load_sources(CONFIG, [dataset])
+
+    women = load_taxonomy().labels_of("gender").index("Women")
+    in_train = sum(split_of(i) == "train" for i in ids)
+    assert 0 < in_train < 40
+    assert counts["gender"].nonzero()[0].tolist() == [women]
+    assert counts["gender"][women] == in_train
 
 
 def test_photos_that_are_not_augmented_come_as_they_are() -> None:
