@@ -19,6 +19,8 @@ from detection.config import AugmentationConfig
 PADDING_VALUE = 127
 # The class of an ignore region.
 IGNORED = -1
+# Of a pixel of which nobody knows what it shows.
+UNKNOWN_PIXEL = 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,24 @@ def augment(
     kept = np.flatnonzero(_areas(clipped) > config.min_visible * _areas(placed.xyxy))
     varied = vary_colour(placed.pixels, config, rng)
     return dataclasses.replace(placed, pixels=varied, xyxy=clipped).only(kept)
+
+
+def pixel_classes(view: View, class_count: int) -> NDArray[np.int64]:
+    """(H, W) the class of each pixel, `class_count` on background.
+
+    `UNKNOWN_PIXEL` in ignore regions that no garment covers, and everywhere without `owners`.
+    """
+    height, width = view.pixels.shape[:2]
+    if view.owners is None:
+        return np.full((height, width), UNKNOWN_PIXEL, np.int64)
+    of_owner = np.append(np.int64(class_count), view.class_ids)
+    classes: NDArray[np.int64] = of_owner[view.owners]
+    classes[classes == IGNORED] = UNKNOWN_PIXEL
+    background = classes == class_count
+    for x1, y1, x2, y2 in view.xyxy[view.class_ids == IGNORED].round().astype(int):
+        region = classes[y1:y2, x1:x2]
+        region[background[y1:y2, x1:x2]] = UNKNOWN_PIXEL
+    return classes
 
 
 def paste(onto: View, source: View, chosen: NDArray[np.intp], min_visible: float) -> View:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import yaml
 
 BACKBONES = ("efficientnet_lite0",)
-META_ARCHITECTURES = ("fcos",)
 HEAD_NORMS = ("", "GN")
 
 Section = TypeVar("Section")
@@ -26,12 +25,12 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What the network is.
+    """What any detector's network is.
 
     pretrained: start from ImageNet weights; their batch norm is then folded into the convolutions
     and stays fixed. frozen_stages: how many of the backbone's seven stages keep their weights (the
-    stem with the first of them). head_convs: 3×3 convolutions of each of the head's two towers.
-    head_norm: Detectron2's name of the towers' normalisation, "" for none.
+    stem with the first of them). semantic_channels: of a head that learns in training which class
+    each pixel is of, and does not ship; 0 for none.
     """
 
     meta_architecture: str
@@ -39,20 +38,62 @@ class NetworkConfig:
     pretrained: bool
     frozen_stages: int
     fpn_channels: int
+    semantic_channels: int
+
+    def __post_init__(self) -> None:
+        _check_choice("network.backbone", self.backbone, BACKBONES)
+        _check_range("network.frozen_stages", self.frozen_stages, 0, 7)
+        _check_range("network.fpn_channels", self.fpn_channels, 8, 1024)
+        _check_range("network.semantic_channels", self.semantic_channels, 0, 1024)
+
+
+@dataclass(frozen=True)
+class FcosConfig(NetworkConfig):
+    """One stage. head_convs: 3×3 convolutions of each of the head's two towers. head_norm:
+    Detectron2's name of the towers' normalisation, "" for none.
+    """
+
     head_convs: int
     head_norm: str
     center_sampling_radius: float
 
     def __post_init__(self) -> None:
-        _check_choice("network.meta_architecture", self.meta_architecture, META_ARCHITECTURES)
-        _check_choice("network.backbone", self.backbone, BACKBONES)
+        super().__post_init__()
         _check_choice("network.head_norm", self.head_norm, HEAD_NORMS)
-        _check_range("network.frozen_stages", self.frozen_stages, 0, 7)
-        _check_range("network.fpn_channels", self.fpn_channels, 8, 1024)
         _check_range("network.head_convs", self.head_convs, 1, 8)
         # GroupNorm's 32 groups need more than one value each, also on a map of one cell.
         if self.head_norm == "GN" and (self.fpn_channels < 64 or self.fpn_channels % 32):
             raise ConfigError("network.fpn_channels must be a multiple of 32 from 64 on with GN")
+
+    @property
+    def description(self) -> str:
+        return f"Detectron2 FCOS, {_trunk(self)}, {self.head_convs} head convolutions"
+
+
+@dataclass(frozen=True)
+class FasterRcnnConfig(NetworkConfig):
+    """Two stages. box_head_width: of the second stage's two hidden layers. looks: for each class in
+    how many ways it may look (`two_stage.LooksLinear`).
+    """
+
+    box_head_width: int
+    looks: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_range("network.box_head_width", self.box_head_width, 8, 4096)
+        for count in self.looks:
+            _check_range("network.looks", count, 1, 1000)
+
+    @property
+    def description(self) -> str:
+        return f"Detectron2 Faster R-CNN, {_trunk(self)}, box head of {self.box_head_width}"
+
+
+META_ARCHITECTURES: Mapping[str, type[FcosConfig | FasterRcnnConfig]] = {
+    "fcos": FcosConfig,
+    "faster_rcnn": FasterRcnnConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -194,7 +235,7 @@ class DetectionConfig:
 
     name: str
     start_from: str | None
-    network: NetworkConfig
+    network: FcosConfig | FasterRcnnConfig
     mix: MixConfig
     augmentation: AugmentationConfig
     schedule: ScheduleConfig
@@ -223,7 +264,7 @@ def config_from_mapping(content: object) -> DetectionConfig:
     return DetectionConfig(
         name=str(top["name"]),
         start_from=None if top["start_from"] is None else str(top["start_from"]),
-        network=_section("network", NetworkConfig, top["network"]),
+        network=_network(top["network"]),
         mix=_section("mix", MixConfig, top["mix"]),
         augmentation=_section("augmentation", AugmentationConfig, top["augmentation"]),
         schedule=_section("schedule", ScheduleConfig, top["schedule"]),
@@ -234,6 +275,19 @@ def config_from_mapping(content: object) -> DetectionConfig:
 def config_to_mapping(config: DetectionConfig) -> dict[str, Any]:
     """Nested mappings of plain values, the inverse of `config_from_mapping`."""
     return dataclasses.asdict(config)
+
+
+def _network(content: object) -> FcosConfig | FasterRcnnConfig:
+    """The section of the architecture that it names."""
+    if not isinstance(content, Mapping):
+        raise ConfigError("network must be a mapping")
+    name = content.get("meta_architecture", "fcos")
+    _check_choice("network.meta_architecture", name, tuple(META_ARCHITECTURES))
+    return _section("network", META_ARCHITECTURES[name], content)
+
+
+def _trunk(config: NetworkConfig) -> str:
+    return f"{config.backbone} with FPN of {config.fpn_channels} channels"
 
 
 def _section(name: str, kind: type[Section], content: object) -> Section:

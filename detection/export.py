@@ -12,18 +12,13 @@ import numpy as np
 import onnx
 import torch
 
+from detection.backbone import PIXEL_MEAN, PIXEL_STD
 from detection.config import ConfigError, DetectionConfig, config_to_mapping
 from detection.datasets import ids_of_split, read_photo
 from detection.evaluate import best_min_score, evaluate, predict_split
+from detection.fcos import GarmentFcos
 from detection.home_photos import score_home_photos
-from detection.network import (
-    PIXEL_MEAN,
-    PIXEL_STD,
-    STRIDES,
-    GarmentFcos,
-    RawOutputs,
-    build_network,
-)
+from detection.network import DetectorNetwork, GraphForm, build_network, graph_form, raw_outputs
 from detection.predictor import GarmentDetector, evaluation_min_score
 from detection.preprocess import InputFormat, prepare
 from detection.train import load_checkpoint
@@ -39,7 +34,6 @@ log = logging.getLogger(__name__)
 
 OPSET = 17
 INPUT_NAME = "images"
-OUTPUT_NAMES = ("class_logits", "distances", "centerness")
 
 # Scores pass an exponential and a square root, boxes a stride of up to 128: rounding in another
 # order of additions stays two decimal orders below these.
@@ -97,7 +91,8 @@ def export(
     dataset = CcpDataset(data)
     folder.mkdir(parents=True, exist_ok=True)
     export_graph(network, folder / GRAPH)
-    draft = _write(folder, config, config.inference.min_score, {}, {})
+    form = graph_form(network)
+    draft = _write(folder, config, form, config.inference.min_score, {}, {})
     photo_ids = ids_of_split(dataset, "validation")[:PARITY_PHOTOS]
     images = [read_photo(dataset, photo_id).image for photo_id in photo_ids]
     every = GarmentDetector(draft, min_score=config.inference.min_score)
@@ -109,6 +104,7 @@ def export(
     bundle = _write(
         folder,
         config,
+        form,
         min_score,
         {"serving_threshold_f1": round(f1, 4)},
         {
@@ -129,30 +125,34 @@ def export(
     return update_metrics(folder, "detection", {**bundle.metrics, **figures})
 
 
-def restored_network(config: DetectionConfig, checkpoint: dict[str, Any]) -> GarmentFcos:
+def restored_network(config: DetectionConfig, checkpoint: dict[str, Any]) -> DetectorNetwork:
     """The averaged weights of a checkpoint in a network that infers as `config` says."""
     network = build_network(config.network, len(load_taxonomy().garment_classes))
     network.load_state_dict(checkpoint["average"])
-    network.test_score_thresh = config.inference.min_score
-    network.test_nms_thresh = config.inference.nms_iou
-    network.max_detections_per_image = config.inference.max_detections
+    network.infer_as(config.inference)
     network.eval()
     return network
 
 
-def export_graph(network: GarmentFcos, path: Path) -> None:
-    """Write the raw network as ONNX with free batch size, height and width (multiples of 32)."""
-    images, locations = {0: "batch", 2: "height", 3: "width"}, {0: "batch", 1: "locations"}
+def export_graph(network: DetectorNetwork, path: Path) -> None:
+    """Write the raw network as ONNX with free height and width (multiples of 32), and with a free
+    batch size where the network has one stage.
+    """
+    names = list(graph_form(network).names)
+    images, found = {2: "height", 3: "width"}, {1: "locations"}
+    photos = 1
+    if isinstance(network, GarmentFcos):
+        images, found, photos = {0: "batch", **images}, {0: "batch", **found}, 2
     # The padding of the strided convolutions is the same for every even size, so that what
     # tracing writes down for this one holds for all multiples of 32.
-    example = torch.zeros(2, 3, 160, 96)
+    example = torch.zeros(photos, 3, 160, 96)
     torch.onnx.export(
-        RawOutputs(network).eval(),
+        raw_outputs(network),
         (example,),
         str(path),
         input_names=[INPUT_NAME],
-        output_names=list(OUTPUT_NAMES),
-        dynamic_axes={INPUT_NAME: images, **dict.fromkeys(OUTPUT_NAMES, locations)},
+        output_names=names,
+        dynamic_axes={INPUT_NAME: images, **dict.fromkeys(names, found)},
         opset_version=OPSET,
         dynamo=False,
     )
@@ -160,7 +160,7 @@ def export_graph(network: GarmentFcos, path: Path) -> None:
 
 
 def measure_parity(
-    network: GarmentFcos, detector: GarmentDetector, images: Sequence[RgbImage], long_side: int
+    network: DetectorNetwork, detector: GarmentDetector, images: Sequence[RgbImage], long_side: int
 ) -> Parity:
     """Compare the served detector with the network's own inference."""
     pairs = [
@@ -180,18 +180,28 @@ def measure_parity(
     )
 
 
-def found_by_detectron2(network: GarmentFcos, image: RgbImage, long_side: int) -> Detections:
-    """One photo through Detectron2's own normalisation, padding, decoding and suppression."""
-    width, height = image.resolution_wh
+def found_by_detectron2(network: DetectorNetwork, image: RgbImage, long_side: int) -> Detections:
+    """One photo through Detectron2's own normalisation, decoding and suppression.
+
+    Of a network with one stage through its padding too. One of two stages gets the photo as
+    serving pads it, since its regions are cut at the edge of what it is given.
+    """
     # Scaled as serving scales; undone to the values Detectron2 normalises itself.
     photo = prepare(image.pixels, InputFormat(long_side, PIXEL_MEAN, PIXEL_STD))
-    scaled = photo.tensor[:, : photo.scaled_wh[1], : photo.scaled_wh[0]]
-    pixels = torch.from_numpy(scaled) * network.pixel_std + network.pixel_mean
+    (width, height), tensor = photo.resolution_wh, photo.tensor
+    if isinstance(network, GarmentFcos):
+        tensor = tensor[:, : photo.scaled_wh[1], : photo.scaled_wh[0]]
+    pixels = torch.from_numpy(tensor) * network.pixel_std + network.pixel_mean
+    given = [{"image": pixels, "height": height, "width": width}]
     with torch.inference_mode():
-        (result,) = network([{"image": pixels, "height": height, "width": width}])
-    instances = result["instances"]
+        if isinstance(network, GarmentFcos):
+            instances = network(given)[0]["instances"]
+            xyxy = instances.pred_boxes.tensor.numpy()
+        else:
+            (instances,) = network.inference(given, do_postprocess=False)
+            xyxy = photo.to_photo(instances.pred_boxes.tensor.numpy())
     return Detections(
-        instances.pred_boxes.tensor.numpy(),
+        xyxy,
         instances.scores.numpy(),
         instances.pred_classes.numpy(),
         load_taxonomy().garment_classes,
@@ -228,6 +238,7 @@ def _differences(expected: Detections, actual: Detections) -> np.ndarray[Any, An
 def _write(
     folder: Path,
     config: DetectionConfig,
+    form: GraphForm,
     min_score: float,
     metrics: dict[str, Any],
     parity: dict[str, Any],
@@ -239,10 +250,7 @@ def _write(
     return write_bundle(
         folder,
         "detection",
-        architecture=(
-            f"Detectron2 FCOS, {config.network.backbone} with FPN of "
-            f"{config.network.fpn_channels} channels, {config.network.head_convs} head convolutions"
-        ),
+        architecture=config.network.description,
         labels={"classes": list(load_taxonomy().garment_classes)},
         input={
             "name": INPUT_NAME,
@@ -253,8 +261,8 @@ def _write(
             "std": list(PIXEL_STD),
         },
         output={
-            "names": list(OUTPUT_NAMES),
-            "strides": list(STRIDES),
+            "names": list(form.names),
+            "strides": list(form.strides),
             "min_score": min_score,
             "evaluation_min_score": inference.min_score,
             "nms_iou": inference.nms_iou,

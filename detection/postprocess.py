@@ -1,12 +1,14 @@
-"""From the graph's raw numbers to boxes: FCOS decoding and non-maximum suppression in NumPy.
+"""From the graph's raw numbers to boxes: decoding and non-maximum suppression in NumPy.
 
-Glossary: R locations (all pyramid levels, finest first, row by row), K classes, M candidates.
-Scores and distances follow FCOS, Tian et al. 2020, https://arxiv.org/abs/2006.09214, as
-Detectron2 computes them.
+A graph of one stage gives FCOS's numbers, Tian et al. 2020, https://arxiv.org/abs/2006.09214, one
+of two stages regions with the classes' probabilities; both are read as Detectron2 reads them.
+Glossary: R locations (all pyramid levels, finest first, row by row), P regions, K classes, M
+candidates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +18,9 @@ from vision.boxes import FloatArray, pairwise_iou
 
 # Candidates kept per pyramid level before suppression; Detectron2's default.
 CANDIDATES_PER_LEVEL = 1000
+
+# The output that only a graph of two stages has.
+TWO_STAGE_OUTPUT = "probabilities"
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,43 @@ class Candidates:
 
     def __getitem__(self, index: NDArray[np.intp]) -> Candidates:
         return Candidates(self.xyxy[index], self.scores[index], self.class_ids[index])
+
+
+def boxes_of(
+    outputs: Mapping[str, FloatArray],
+    row: int,
+    resolution_wh: tuple[int, int],
+    strides: tuple[int, ...],
+    selection: BoxSelection,
+) -> Candidates:
+    """Boxes of photo `row` from a graph's outputs by name, highest score first.
+
+    resolution_wh, strides: of the padded input and of the pyramid's levels, for a graph of one
+    stage. Raises `KeyError` for outputs of neither kind.
+    """
+    if TWO_STAGE_OUTPUT in outputs:
+        return select_regions(outputs["boxes"][row], outputs[TWO_STAGE_OUTPUT][row], selection)
+    return select_boxes(
+        outputs["class_logits"][row],
+        outputs["distances"][row],
+        outputs["centerness"][row],
+        resolution_wh,
+        strides,
+        selection,
+    )
+
+
+def select_regions(
+    xyxy: FloatArray, probabilities: FloatArray, selection: BoxSelection
+) -> Candidates:
+    """One photo's boxes, highest score first, in pixels of the network's input.
+
+    xyxy: (P, 4). probabilities: (P, K) of every class; a region may become a box of several.
+    """
+    rows, class_ids = np.nonzero(probabilities > selection.min_score)
+    candidates = Candidates(xyxy[rows], probabilities[rows, class_ids], class_ids.astype(np.int64))
+    kept = suppress(candidates, selection.nms_iou)[: selection.max_detections]
+    return candidates[kept]
 
 
 def select_boxes(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from detection.postprocess import BoxSelection, ServingRule, select_boxes
+from detection.postprocess import TWO_STAGE_OUTPUT, BoxSelection, ServingRule, boxes_of
 from detection.preprocess import InputFormat, PreparedPhoto, prepare
 from vision.bundle import METADATA, Bundle
 from vision.errors import ErrorCode, PermanentError
@@ -15,7 +15,8 @@ from vision.garments import Detections
 from vision.image import RgbImage
 from vision.session import OnnxSession
 
-# Photos in one run of the graph: more would cost memory and, on a CPU, save no time.
+# Photos in one run of the graph: more would cost memory and, on a CPU, save no time. A graph of two
+# stages, which finds another number of regions in every photo, takes one.
 MAX_BATCH = 8
 
 
@@ -40,6 +41,8 @@ class GarmentDetector:
                 std=_rgb(bundle.input["std"]),
             )
             self._strides = tuple(int(stride) for stride in bundle.output["strides"])
+            two_stages = TWO_STAGE_OUTPUT in bundle.output.get("names", ())
+            self._max_batch = 1 if two_stages else MAX_BATCH
             self._rule = serving_rule(bundle) if min_score is None else ServingRule(min_score)
             self._selection = BoxSelection(
                 min_score=self._rule.weakest,
@@ -71,7 +74,7 @@ class GarmentDetector:
         """One `Detections` a photo, in the photo's own pixels, in the order of `batch`."""
         photos = [prepare(image.pixels, self._input_format) for image in batch]
         found: list[Detections] = [Detections.empty(self._class_names)] * len(photos)
-        for indices in same_size_groups([photo.padded_wh for photo in photos], MAX_BATCH):
+        for indices in same_size_groups([photo.padded_wh for photo in photos], self._max_batch):
             outputs = self._session.run(
                 {"images": np.stack([photos[index].tensor for index in indices])}
             )
@@ -85,14 +88,7 @@ class GarmentDetector:
     def _to_detections(
         self, photo: PreparedPhoto, outputs: Mapping[str, NDArray[np.float32]], row: int
     ) -> Detections:
-        boxes = select_boxes(
-            outputs["class_logits"][row],
-            outputs["distances"][row],
-            outputs["centerness"][row],
-            photo.padded_wh,
-            self._strides,
-            self._selection,
-        )
+        boxes = boxes_of(outputs, row, photo.padded_wh, self._strides, self._selection)
         boxes = self._rule.apply(boxes)
         xyxy = photo.to_photo(boxes.xyxy)
         # A box that lay wholly in the padding has no area left.

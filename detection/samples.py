@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from detection.augmentation import IGNORED, View, augment, paste
+from detection.augmentation import IGNORED, View, augment, paste, pixel_classes
 from detection.config import AugmentationConfig, MixConfig
 from training.home_photos import HomePhotoDataset, foreground_box
 from training.products import Product, ProductDataset, paste_product, product_mask
@@ -104,7 +104,8 @@ def _wrapped(view: View) -> dict[str, Any]:
     instances.gt_boxes = Boxes(torch.from_numpy(np.ascontiguousarray(view.xyxy)))
     instances.gt_classes = torch.from_numpy(view.class_ids)
     image = torch.from_numpy(np.ascontiguousarray(view.pixels.transpose(2, 0, 1)))
-    return {"image": image, "instances": instances}
+    classes = pixel_classes(view, len(load_taxonomy().garment_classes))
+    return {"image": image, "instances": instances, "sem_seg": torch.from_numpy(classes)}
 
 
 def home_photo_records(dataset: HomePhotoDataset, split: str) -> list[Record]:

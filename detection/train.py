@@ -26,8 +26,8 @@ from detectron2.engine import HookBase, TrainerBase
 from rich.progress import Progress
 from torch import nn
 
+from detection.backbone import PIXEL_MEAN, PIXEL_STD
 from detection.config import (
-    ConfigError,
     DetectionConfig,
     InferenceConfig,
     ScheduleConfig,
@@ -40,30 +40,19 @@ from detection.datasets import (
     read_photo,
     register,
 )
-from detection.network import (
-    PIXEL_MEAN,
-    PIXEL_STD,
-    STRIDES,
-    GarmentFcos,
-    RawOutputs,
-    build_network,
-)
-from detection.postprocess import BoxSelection, select_boxes
+from detection.network import DetectorNetwork, build_network, graph_form, raw_outputs
+from detection.postprocess import BoxSelection, boxes_of
 from detection.preprocess import InputFormat, prepare
 from detection.samples import Record, TrainingSample, open_sources, repeat_factors
+from detection.warm_start import BEST_CHECKPOINT, start_from
 from training.ccp import CcpDataset
 from training.coco_scores import FoundInstances, coco_scores
-from training.graph_weights import load_graph_weights
-from vision.bundle import METADATA, WEIGHTS_DIR, open_bundle
 from vision.image import RgbImage
 from vision.taxonomy import load_taxonomy
 
 log = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last.pt"
-BEST_CHECKPOINT = "best.pt"
-# What the exported module calls the network.
-GRAPH_PREFIX = "detector."
 # Keys of the schedule that a run may be continued with other values of.
 CHANGEABLE = ("epochs", "evaluate_every", "checkpoint_every", "threads", "loader_workers")
 
@@ -92,7 +81,7 @@ class DetectionTrainer(TrainerBase):  # type: ignore[misc]  # Detectron2 has no 
 
     def __init__(
         self,
-        network: GarmentFcos,
+        network: DetectorNetwork,
         batches: Iterable[list[dict[str, Any]]],
         schedule: ScheduleConfig,
     ) -> None:
@@ -140,7 +129,7 @@ class DetectionTrainer(TrainerBase):  # type: ignore[misc]  # Detectron2 has no 
         return int(state["next_step"])
 
 
-def build_optimizer(network: GarmentFcos, schedule: ScheduleConfig) -> torch.optim.AdamW:
+def build_optimizer(network: DetectorNetwork, schedule: ScheduleConfig) -> torch.optim.AdamW:
     """AdamW with the backbone at its own rate and no decay on biases and normalisation."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
@@ -271,7 +260,7 @@ def train(
     network = build_network(config.network, len(load_taxonomy().garment_classes))
     network = network.to(memory_format=torch.channels_last)
     if config.start_from is not None and not state:
-        _start_from(network, config.start_from, runs_dir / "detection")
+        start_from(network, config.start_from, runs_dir / "detection")
     singles = open_sources(config.mix, home_photos, products, config.schedule.seed)
     batches = _batches((records, *singles), config, start)
     trainer = DetectionTrainer(network, batches, config.schedule)
@@ -290,43 +279,27 @@ def train(
 
 
 def validate(
-    network: GarmentFcos, photos: Sequence[AnnotatedPhoto], inference: InferenceConfig
+    network: DetectorNetwork, photos: Sequence[AnnotatedPhoto], inference: InferenceConfig
 ) -> dict[str, Any]:
     """COCO figures of a network on annotated photos, by the path that serving takes."""
-    raw = RawOutputs(network).eval()
-    found = [detect(raw, photo.image, inference) for photo in photos]
+    found = [detect(network, photo.image, inference) for photo in photos]
     return coco_scores([photo.truth for photo in photos], found, load_taxonomy().garment_classes)
 
 
-def detect(raw: RawOutputs, image: RgbImage, inference: InferenceConfig) -> FoundInstances:
+def detect(network: DetectorNetwork, image: RgbImage, inference: InferenceConfig) -> FoundInstances:
     """One photo's detections in its own pixels, from the PyTorch network."""
     photo = prepare(image.pixels, InputFormat(inference.long_side, PIXEL_MEAN, PIXEL_STD))
     with torch.inference_mode():
-        outputs = raw(torch.from_numpy(photo.tensor)[None])
-    logits, distances, centerness = (output[0].numpy() for output in outputs)
-    boxes = select_boxes(
-        logits,
-        distances,
-        centerness,
+        outputs = raw_outputs(network)(torch.from_numpy(photo.tensor)[None])
+    form = graph_form(network)
+    boxes = boxes_of(
+        dict(zip(form.names, (output.numpy() for output in outputs), strict=True)),
+        0,
         photo.padded_wh,
-        STRIDES,
+        form.strides,
         BoxSelection(inference.min_score, inference.nms_iou, inference.max_detections),
     )
     return FoundInstances(photo.to_photo(boxes.xyxy), boxes.scores, boxes.class_ids)
-
-
-def _start_from(network: GarmentFcos, name: str, runs: Path) -> None:
-    """The best weights of another run or, without it, those of the bundle of this name."""
-    path = runs / name / BEST_CHECKPOINT
-    if path.is_file():
-        network.load_state_dict(load_checkpoint(path)["average"])
-    elif (WEIGHTS_DIR / name / METADATA).is_file():
-        bundle = open_bundle(WEIGHTS_DIR / name, "detection")
-        load_graph_weights(network, bundle.graph_path, GRAPH_PREFIX)
-    else:
-        raise ConfigError(
-            f"start_from: {path} is missing, and there is no bundle {name}; finish that run first"
-        )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

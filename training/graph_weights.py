@@ -50,6 +50,12 @@ def load_graph_weights(module: nn.Module, graph: Path, prefix: str = "") -> list
     return left
 
 
+def graph_weights(graph: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The graph's weights that kept a name, by that name without `prefix`."""
+    named, _ = _initializers(graph, prefix)
+    return {name: torch.from_numpy(values.copy()) for name, values in named.items()}
+
+
 def _initializers(
     graph: Path, prefix: str
 ) -> tuple[dict[str, NDArray[np.float32]], list[NDArray[np.float32]]]:

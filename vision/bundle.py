@@ -102,6 +102,14 @@ def resolve_optional(name: str, task: Task, weights_dir: Path = WEIGHTS_DIR) -> 
     return resolve(name, task, weights_dir)
 
 
+def bundle_task(folder: Path) -> str:
+    """What the bundle in this folder is for; empty where its metadata do not say.
+
+    Raises `PermanentError` (`bundle_invalid`) when they cannot be read.
+    """
+    return str(_read_yaml(folder / METADATA).get("task", ""))
+
+
 def open_bundle(folder: Path, task: Task) -> Bundle:
     """Read and check a bundle.
 

@@ -7,11 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from detection.config import DetectionConfig, load_config
+from detection.config import DetectionConfig, FasterRcnnConfig, load_config
 from tests.drawn_ccp import ccp_files, tag_map, write_zip
 from training.split import split_of
 
 SHIPPED = Path("configs/detection/fcos_efficientnet_lite0.yaml")
+TWO_STAGE = FasterRcnnConfig(
+    meta_architecture="faster_rcnn",
+    backbone="efficientnet_lite0",
+    pretrained=False,
+    frozen_stages=0,
+    fpn_channels=16,
+    semantic_channels=32,
+    box_head_width=16,
+    looks=(2, *[1] * 13),
+)
 
 
 def small_config(**schedule: object) -> DetectionConfig:
@@ -29,7 +39,12 @@ def small_config(**schedule: object) -> DetectionConfig:
         shipped,
         name="small",
         network=dataclasses.replace(
-            shipped.network, pretrained=False, frozen_stages=0, fpn_channels=64, head_convs=1
+            shipped.network,
+            pretrained=False,
+            frozen_stages=0,
+            fpn_channels=64,
+            head_convs=1,
+            semantic_channels=16,
         ),
         augmentation=dataclasses.replace(
             shipped.augmentation, canvas_wh=(64, 96), long_side=(80, 110)
@@ -37,6 +52,11 @@ def small_config(**schedule: object) -> DetectionConfig:
         schedule=dataclasses.replace(shipped.schedule, **(quick | schedule)),
         inference=dataclasses.replace(shipped.inference, long_side=96),
     )
+
+
+def small_two_stage_config(**schedule: object) -> DetectionConfig:
+    """As `small_config`, of the network with two stages."""
+    return dataclasses.replace(small_config(**schedule), network=TWO_STAGE)
 
 
 def ids_of(split: str, count: int) -> list[str]:

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from detection.augmentation import (
     IGNORED,
     PADDING_VALUE,
+    UNKNOWN_PIXEL,
     View,
     augment,
     mirror,
     paste,
+    pixel_classes,
     vary_colour,
 )
 from detection.config import AugmentationConfig
@@ -182,3 +184,30 @@ def test_colours_vary_within_their_span_and_grey_stays_grey() -> None:
         assert np.ptp(varied[0, 0].astype(int)) <= 1
         assert 79 <= varied.min() <= varied.max() <= 121
     assert len({int(varied[0, 0, 0]) for varied in values}) > 10
+
+
+def test_each_pixel_has_the_class_of_its_owner() -> None:
+    # A garment, and a necklace's ignore region that lies half on it and half on bare skin.
+    owners = np.zeros((96, 64), np.uint8)
+    owners[10:50, 10:40] = 1
+    owners[30:32, 20:30] = 2
+    view = View(
+        np.zeros((96, 64, 3), np.uint8),
+        np.array([[10, 10, 40, 50], [20, 30, 60, 40]], np.float32),
+        np.array([4, IGNORED]),
+        owners,
+    )
+
+    classes = pixel_classes(view, class_count=14)
+
+    assert classes[60, 20] == 14
+    assert classes[20, 20] == 4
+    assert classes[31, 25] == UNKNOWN_PIXEL  # the necklace itself
+    assert classes[35, 30] == 4  # cloth beside it
+    assert classes[35, 50] == UNKNOWN_PIXEL  # whatever is beside it
+    assert np.count_nonzero(classes == 4) == 40 * 30 - 2 * 10
+
+
+def test_where_only_boxes_are_known_no_pixel_is() -> None:
+    view = View(np.zeros((8, 6, 3), np.uint8), np.array([[0, 0, 6, 8]], np.float32), np.array([1]))
+    assert (pixel_classes(view, class_count=14) == UNKNOWN_PIXEL).all()

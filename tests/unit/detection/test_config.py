@@ -45,6 +45,29 @@ def test_an_unknown_backbone_lists_the_known_ones(content: dict[str, Any]) -> No
         config_from_mapping(content)
 
 
+def test_each_architecture_has_its_own_keys(content: dict[str, Any]) -> None:
+    content["network"]["meta_architecture"] = "faster_rcnn"
+    with pytest.raises(ConfigError, match=r"unknown keys center_.*; known: .*box_head_width"):
+        config_from_mapping(content)
+    for key in ("head_convs", "head_norm", "center_sampling_radius"):
+        del content["network"][key]
+    with pytest.raises(ConfigError, match="network lacks box_head_width, looks"):
+        config_from_mapping(content)
+
+    content["network"] |= {"box_head_width": 64, "looks": [2, 1]}
+    config = config_from_mapping(content)
+    assert config_from_mapping(config_to_mapping(config)) == config
+    content["network"]["looks"] = [2, 0]
+    with pytest.raises(ConfigError, match=r"network\.looks is 0"):
+        config_from_mapping(content)
+
+
+def test_an_unknown_architecture_lists_the_known_ones(content: dict[str, Any]) -> None:
+    content["network"]["meta_architecture"] = "yolo"
+    with pytest.raises(ConfigError, match=r"'yolo'; known: 'fcos', 'faster_rcnn'"):
+        config_from_mapping(content)
+
+
 def test_a_missing_key_is_named(content: dict[str, Any]) -> None:
     del content["schedule"]["epochs"], content["schedule"]["seed"]
     with pytest.raises(ConfigError, match="schedule lacks epochs, seed"):

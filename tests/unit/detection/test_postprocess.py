@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,9 +9,11 @@ from detection.postprocess import (
     BoxSelection,
     Candidates,
     ServingRule,
+    boxes_of,
     decode_boxes,
     locations,
     select_boxes,
+    select_regions,
     suppress,
 )
 
@@ -185,3 +189,32 @@ def test_a_lone_box_grows_to_the_views_of_its_garment() -> None:
     both = found[np.arange(3)]
     assert len(ServingRule(0.45, lone_iou=0.4, lone_share=0.6).apply(both).xyxy) == 1
     assert rule.weakest == pytest.approx(0.3 * 0.6)
+
+
+def test_a_region_may_be_several_garments_and_is_suppressed_within_a_class() -> None:
+    xyxy = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]], np.float32)
+    probabilities = np.array([[0.6, 0.3], [0.2, 0.5], [0.05, 0.1]], np.float32)
+    selection = BoxSelection(min_score=0.08, nms_iou=0.5, max_detections=100)
+
+    found = select_regions(xyxy, probabilities, selection)
+
+    # Of class 0 the second region is the first again, of class 1 the first the second.
+    assert found.scores.tolist() == pytest.approx([0.6, 0.5, 0.1])
+    assert found.class_ids.tolist() == [0, 1, 1]
+    assert found.xyxy.tolist() == [xyxy[0].tolist(), xyxy[1].tolist(), xyxy[2].tolist()]
+    fewer = select_regions(xyxy, probabilities, replace(selection, max_detections=2))
+    assert fewer.scores.tolist() == pytest.approx([0.6, 0.5])
+
+
+def test_outputs_are_read_as_what_they_are() -> None:
+    selection = BoxSelection(min_score=0.08, nms_iou=0.5, max_detections=100)
+    regions = {
+        "boxes": np.array([[[0, 0, 1, 1]], [[2, 2, 9, 9]]], np.float32),
+        "probabilities": np.array([[[0.2, 0.0]], [[0.0, 0.7]]], np.float32),
+    }
+
+    found = boxes_of(regions, 1, (32, 32), (), selection)
+
+    assert (found.class_ids.tolist(), found.xyxy.tolist()) == ([1], [[2, 2, 9, 9]])
+    with pytest.raises(KeyError):
+        boxes_of({"boxes": regions["boxes"]}, 0, (32, 32), (8,), selection)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.detectron2
 
 import torch  # noqa: E402
 
-from detection.augmentation import IGNORED  # noqa: E402
+from detection.augmentation import IGNORED, UNKNOWN_PIXEL  # noqa: E402
 from detection.config import MixConfig  # noqa: E402
 from detection.datasets import detectron2_records  # noqa: E402
 from detection.samples import (  # noqa: E402
@@ -55,6 +55,12 @@ def test_samples_keep_ignore_regions_as_such(tmp_path: Path) -> None:
     assert sample["image"].dtype == torch.uint8
     assert sorted(sample["instances"].gt_classes.tolist()) == [IGNORED, CLASSES.index("top")]
     assert len(sample["instances"].gt_boxes) == 2
+    assert sample["sem_seg"].shape == (96, 64)
+    assert set(sample["sem_seg"].unique().tolist()) <= {
+        CLASSES.index("top"),
+        len(CLASSES),
+        UNKNOWN_PIXEL,
+    }
 
 
 def test_a_record_knows_whose_each_pixel_is(tmp_path: Path) -> None:

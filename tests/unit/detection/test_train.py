@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,28 +12,24 @@ import pytest
 pytest.importorskip("detectron2")
 pytestmark = pytest.mark.detectron2
 
-import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from detection.config import ConfigError, load_config  # noqa: E402
-from detection.export import INPUT_NAME, OUTPUT_NAMES  # noqa: E402
-from detection.network import RawOutputs, build_network  # noqa: E402
+from detection.config import ConfigError, DetectionConfig  # noqa: E402
+from detection.network import build_network  # noqa: E402
 from detection.train import (  # noqa: E402
     BEST_CHECKPOINT,
     LAST_CHECKPOINT,
     MovingAverage,
-    _start_from,
     build_optimizer,
     learning_rate_factor,
     load_checkpoint,
-    save_atomically,
     train,
 )
-from tests.unit.detection.small_run import small_config, write_small_set  # noqa: E402
-from vision.bundle import GRAPH, WEIGHTS_DIR  # noqa: E402
-from vision.session import OnnxSession  # noqa: E402
-
-CONFIG_DIR = Path(__file__).resolve().parents[3] / "configs" / "detection"
+from tests.unit.detection.small_run import (  # noqa: E402
+    small_config,
+    small_two_stage_config,
+    write_small_set,
+)
 
 
 def column(path: Path, name: str) -> list[float]:
@@ -40,19 +37,28 @@ def column(path: Path, name: str) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file)]
 
 
-def test_a_run_is_continued_where_it_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config_of", "losses"),
+    [
+        (small_config, ("loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr")),
+        (small_two_stage_config, ("loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg")),
+    ],
+)
+def test_a_run_is_continued_where_it_stopped(
+    tmp_path: Path, config_of: Callable[..., DetectionConfig], losses: tuple[str, ...]
+) -> None:
     data = write_small_set(tmp_path / "ccp.zip")
 
-    best = train(small_config(epochs=1), data, tmp_path / "runs")
+    best = train(config_of(epochs=1), data, tmp_path / "runs")
     folder = best.parent
     first = load_checkpoint(folder / LAST_CHECKPOINT)
-    train(small_config(epochs=3), data, tmp_path / "runs")
+    train(config_of(epochs=3), data, tmp_path / "runs")
     second = load_checkpoint(folder / LAST_CHECKPOINT)
 
     # Four photos in batches of two are two steps an epoch.
     assert (first["next_step"], second["next_step"]) == (2, 6)
     assert column(folder / "losses.csv", "step") == [1, 2, 3, 4, 5, 6]
-    for loss in ("loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"):
+    for loss in (*losses, "loss_semantic"):
         assert all(math.isfinite(value) for value in column(folder / "losses.csv", loss))
     moments = second["optimizer"]["state"].values()
     assert {int(state["step"]) for state in moments} == {6}
@@ -72,32 +78,6 @@ def test_a_finished_run_is_left_alone_and_another_configuration_refused(tmp_path
     other = dataclasses.replace(config, network=dataclasses.replace(config.network, head_convs=2))
     with pytest.raises(ValueError, match="another configuration"):
         train(other, data, tmp_path / "runs")
-
-
-def test_a_run_may_start_from_the_averaged_weights_of_anothers_best(tmp_path: Path) -> None:
-    average = build_network(small_config().network, class_count=14).state_dict()
-    (tmp_path / "first").mkdir()
-    save_atomically({"average": average, "step": 7}, tmp_path / "first" / BEST_CHECKPOINT)
-
-    network = build_network(small_config().network, class_count=14)
-    _start_from(network, "first", tmp_path)
-
-    torch.testing.assert_close(network.state_dict(), average)
-
-
-def test_a_run_may_start_from_the_bundle_that_ships(tmp_path: Path) -> None:
-    config = load_config(CONFIG_DIR / "fcos_efficientnet_lite0_mixed.yaml")
-    network = build_network(config.network, class_count=14)
-
-    _start_from(network, "garment_detector", tmp_path)
-
-    images = torch.randn(1, 3, 96, 64)
-    session = OnnxSession(WEIGHTS_DIR / "garment_detector" / GRAPH)
-    expected = session.run({INPUT_NAME: images.numpy()})
-    with torch.no_grad():
-        actual = RawOutputs(network).eval()(images)
-    for name, value in zip(OUTPUT_NAMES, actual, strict=True):
-        torch.testing.assert_close(value, torch.from_numpy(expected[name]), atol=1e-3, rtol=1e-3)
 
 
 def test_the_run_to_start_from_must_be_there(tmp_path: Path) -> None:

@@ -7,45 +7,25 @@ import pytest
 pytest.importorskip("detectron2")
 pytestmark = pytest.mark.detectron2
 
-import timm  # noqa: E402
 import torch  # noqa: E402
 from detectron2.structures import Boxes, Instances  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
 from torch import nn  # noqa: E402
 
 from detection.augmentation import IGNORED  # noqa: E402
-from detection.network import (  # noqa: E402
+from detection.fcos import (  # noqa: E402
     STRIDES,
     CoarseLevels,
+    FcosOutputs,
     GarmentFcos,
-    RawOutputs,
-    build_network,
-    fold_batch_norm,
     silenced,
 )
+from detection.network import build_network  # noqa: E402
 from detection.postprocess import locations  # noqa: E402
 from tests.unit.detection.small_run import small_config  # noqa: E402
 
-CONFIG = small_config().network
-
-
-def test_folding_batch_norm_changes_no_answer() -> None:
-    torch.manual_seed(0)
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-    images = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
-        before = network.forward_features(images)
-        fold_batch_norm(network)
-        after = network.forward_features(images)
-
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
-    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+CONFIG = dataclasses.replace(small_config().network, semantic_channels=0)
+SEMANTIC = small_config().network
 
 
 @pytest.mark.parametrize("resolution_wh", [(64, 96), (160, 32)])
@@ -55,7 +35,7 @@ def test_raw_outputs_follow_the_locations_of_postprocessing(
     width, height = resolution_wh
     network = build_network(CONFIG, class_count=3).eval()
     with torch.inference_mode():
-        logits, distances, centerness = RawOutputs(network)(torch.zeros(2, 3, height, width))
+        logits, distances, centerness = FcosOutputs(network)(torch.zeros(2, 3, height, width))
 
     count = len(locations(resolution_wh, STRIDES)[0])
     assert logits.shape == (2, count, 3)
@@ -103,6 +83,38 @@ def test_losses_and_gradients_are_finite(bf16: bool) -> None:
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     assert len(gradients) > 100
     assert all(torch.isfinite(g).all() for g in gradients)
+
+
+def test_the_semantic_head_learns_beside_the_others() -> None:
+    torch.manual_seed(0)
+    network = build_network(SEMANTIC, class_count=3).train()
+    truth = Instances((96, 64))
+    truth.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 50.0, 60.0]]))
+    truth.gt_classes = torch.tensor([1])
+    classes = torch.full((96, 64), 3)
+    classes[8:60, 8:50] = 1
+    image = torch.randint(0, 256, (3, 96, 64), dtype=torch.uint8)
+
+    with EventStorage(), torch.autocast("cpu", torch.bfloat16):
+        losses = network([{"image": image, "instances": truth, "sem_seg": classes}])
+    assert set(losses) == {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr", "loss_semantic"}
+    losses["loss_semantic"].backward()
+
+    assert losses["loss_semantic"].dtype == torch.float32
+    # Half the weight of log 4: it starts without an opinion.
+    assert losses["loss_semantic"].item() == pytest.approx(0.6931, rel=1e-3)
+    learning = {n.split(".")[0] for n, p in network.named_parameters() if p.grad is not None}
+    assert learning == {"semantic_head", "backbone"}
+
+
+def test_semantics_do_not_ship() -> None:
+    network = build_network(SEMANTIC, class_count=3).eval()
+    images = torch.zeros(1, 3, 96, 64)
+    with torch.inference_mode():
+        before = FcosOutputs(network)(images)
+        network.semantic_head = None
+        for ours, theirs in zip(FcosOutputs(network)(images), before, strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def losses_of(network: GarmentFcos, *instances: tuple[tuple[float, ...], int]) -> dict[str, float]:
