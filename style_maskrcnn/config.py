@@ -75,6 +75,13 @@ class MaskHeadConfig:
 
 
 @dataclass(frozen=True)
+class SemanticHeadConfig:
+    """The semantic head, which sharpens the masks. width: its channels; 0 is a network without."""
+
+    width: int = 0
+
+
+@dataclass(frozen=True)
 class AttributeHeadConfig:
     """The attribute head."""
 
@@ -93,6 +100,7 @@ class NetworkConfig:
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     mask_head: MaskHeadConfig = field(default_factory=MaskHeadConfig)
+    semantic_head: SemanticHeadConfig = field(default_factory=SemanticHeadConfig)
     attribute_head: AttributeHeadConfig = field(default_factory=AttributeHeadConfig)
 
 
@@ -102,6 +110,33 @@ class InputConfig:
 
     long_side: int = 448
     train_long_sides: tuple[int, ...] = (384, 448, 512)
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Training photos varied beyond mirror, cut and colour.
+
+    copy_paste: share of photos that get garments of another one (Ghiasi et al., "Simple Copy-Paste
+    is a Strong Data Augmentation Method", CVPR 2021). max_pasted: at most so many. min_visible: a
+    garment of which less than this share is left in sight is dropped. close_ups: share of photos of
+    which only a window is shown, enlarged by a factor from close_up_zoom.
+    """
+
+    copy_paste: float = 0.0
+    max_pasted: int = 3
+    min_visible: float = 0.3
+    close_ups: float = 0.0
+    close_up_zoom: tuple[float, float] = (1.4, 2.2)
+
+    def __post_init__(self) -> None:
+        for name in ("copy_paste", "min_visible", "close_ups"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augmentation.{name} must be in [0, 1]")
+        if self.max_pasted < 1:
+            raise ValueError("augmentation.max_pasted must be at least 1")
+        least, greatest = self.close_up_zoom
+        if not 1 <= least <= greatest:
+            raise ValueError("augmentation.close_up_zoom must be [least, greatest], from 1 on")
 
 
 @dataclass(frozen=True)
@@ -188,10 +223,15 @@ class AttributeTrainingConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One training run. start_from: the bundle whose weights it starts from; empty for none."""
+    """One training run.
+
+    start_from: the run beside this one, or else the bundle, whose weights it starts from; empty for
+    none. Heads that those lack start afresh.
+    """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     input: InputConfig = field(default_factory=InputConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

@@ -16,12 +16,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from style_maskrcnn.config import AugmentationConfig
 from style_maskrcnn.preprocess import padded_size, resize, resized_size, to_tensor
 from training.ccp import CcpDataset, TagInstance
 from training.split import split_of
 from vision.errors import ErrorCode, PermanentError
 from vision.rle import Rle
 from vision.taxonomy import Taxonomy
+
+PLAIN = AugmentationConfig()
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,7 @@ def batches_of_epoch(
     long_sides: Sequence[int],
     seed: tuple[int, int],
     first: int = 0,
+    augmentation: AugmentationConfig = PLAIN,
 ) -> Iterator[Batch]:
     """Augmented batches `first`, `first + 1`, … of an epoch; the last, short one is left out.
 
@@ -256,7 +260,73 @@ def batches_of_epoch(
         rng = np.random.default_rng((*seed, index))
         long_side = int(rng.choice(np.array(long_sides)))
         chosen = order[index * batch_size : (index + 1) * batch_size]
-        yield make_batch([make_view(samples[i], long_side, rng) for i in chosen])
+        yield make_batch([varied_view(samples, i, long_side, rng, augmentation) for i in chosen])
+
+
+def varied_view(
+    samples: Sequence[Sample],
+    index: int,
+    long_side: int,
+    rng: np.random.Generator,
+    augmentation: AugmentationConfig,
+) -> View:
+    """A random view of one sample, now and then a close-up, or with garments of another sample."""
+    view = _near_or_far(samples[index], long_side, rng, augmentation)
+    if augmentation.copy_paste and rng.random() < augmentation.copy_paste:
+        donor = samples[int(rng.integers(len(samples)))]
+        source = _near_or_far(donor, long_side, rng, augmentation)
+        if len(source.class_ids):
+            most = min(len(source.class_ids), augmentation.max_pasted)
+            count = int(rng.integers(1, most + 1))
+            pasted = np.sort(rng.permutation(len(source.class_ids))[:count])
+            view = paste(view, source, pasted, augmentation.min_visible)
+    return view
+
+
+def paste(view: View, source: View, chosen: NDArray[np.intp], min_visible: float) -> View:
+    """The chosen instances of `source` laid over `view`, each where it is in its own photo.
+
+    What lies beyond `view` is cut off. An instance that loses pixels to them keeps the rest of its
+    mask, and is dropped when less than the share `min_visible` of it is left.
+    """
+    height, width = view.pixels.shape[:2]
+    masks = np.zeros((len(chosen), height, width), np.uint8)
+    inside = source.masks[chosen, :height, :width]
+    masks[:, : inside.shape[1], : inside.shape[2]] = inside
+    over = np.zeros_like(view.pixels)
+    cut = source.pixels[:height, :width]
+    over[: cut.shape[0], : cut.shape[1]] = cut
+    covered = np.asarray(masks.any(axis=0))
+    # A hard edge would give the pasted garment away.
+    weight = cv2.blur(covered.astype(np.float32), (3, 3))[..., None]
+    pixels = np.rint(view.pixels * (1 - weight) + over * weight).astype(np.uint8)
+    left = view.masks * ~covered
+    in_sight = left.sum(axis=(1, 2)) >= min_visible * view.masks.sum(axis=(1, 2))
+    kept = np.flatnonzero(in_sight)
+    attribute_ids = (
+        *(view.attribute_ids[i] for i in kept if view.attribute_ids),
+        *(source.attribute_ids[i] for i in chosen if source.attribute_ids),
+    )
+    return _drop_empty(
+        replace(
+            view,
+            pixels=pixels,
+            masks=np.concatenate([left[kept], masks]),
+            class_ids=np.concatenate([view.class_ids[kept], source.class_ids[chosen]]),
+            attribute_ids=attribute_ids,
+        )
+    )
+
+
+def _near_or_far(
+    sample: Sample, long_side: int, rng: np.random.Generator, augmentation: AugmentationConfig
+) -> View:
+    if not augmentation.close_ups or rng.random() >= augmentation.close_ups:
+        return make_view(sample, long_side, rng)
+    zoom = float(rng.uniform(*augmentation.close_up_zoom))
+    return _drop_empty(
+        _window(make_view(sample, round(long_side * zoom), rng), (1 / zoom, 1 / zoom), rng)
+    )
 
 
 def _mirror(view: View, rng: np.random.Generator) -> View:
@@ -277,8 +347,13 @@ def _crop(view: View, rng: np.random.Generator, share: float = 0.5, least: float
     """With chance `share` a window of at least `least` of each side."""
     if rng.random() >= share:
         return view
+    return _window(view, (rng.uniform(least, 1), rng.uniform(least, 1)), rng)
+
+
+def _window(view: View, shares: tuple[float, float], rng: np.random.Generator) -> View:
+    """A part of the view, these shares of its height and width, at a random place."""
     height, width = view.pixels.shape[:2]
-    crop_h, crop_w = (int(side * rng.uniform(least, 1)) for side in (height, width))
+    crop_h, crop_w = int(height * shares[0]), int(width * shares[1])
     top, left = int(rng.integers(height - crop_h + 1)), int(rng.integers(width - crop_w + 1))
     boxes = np.clip(
         view.ignore_boxes - np.array([left, top, left, top], np.float32),

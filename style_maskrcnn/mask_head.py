@@ -5,7 +5,7 @@ a blouse and a shirt are cut out the same way, and rare tags learn from the freq
 
 Dimension glossary
     R: positive proposals of all photos; M: instances of one photo; D: pyramid channels;
-    K: mask channels; C: classes; 28: side of the predicted mask.
+    K: mask channels; C: classes; S: side of the mask that is learnt, 28 for this head's own.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ class MaskHead(nn.Module):
         return every.gather(1, index).squeeze(1)
 
 
-def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor) -> Tensor:
-    """(R, 28, 28) float, 1 inside: each box's view of its instance's mask.
+def mask_targets(masks: Tensor, boxes: Tensor, matched: Tensor, size: int = MASK_SIZE) -> Tensor:
+    """(R, S, S) float, 1 inside: each box's view of its instance's mask.
 
     masks: (M, H, W) uint8. boxes: (R, 4). matched: (R,) index into the M instances.
     """
     rois = torch.cat([matched[:, None].to(boxes.dtype), boxes], dim=1)
-    seen = roi_align(masks[:, None].float(), rois, MASK_SIZE, 1.0, 2, aligned=True)
+    seen = roi_align(masks[:, None].float(), rois, size, 1.0, 2, aligned=True)
     return (seen[:, 0] >= 0.5).float()
 
 
 def mask_loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Mean binary cross-entropy of (R, 28, 28) logits; 0 when no proposal is positive."""
+    """Mean binary cross-entropy of (R, S, S) logits; 0 when no proposal is positive."""
     if len(logits) == 0:
         return logits.sum() * 0
     return nn.functional.binary_cross_entropy_with_logits(logits, wanted)

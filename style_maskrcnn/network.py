@@ -4,6 +4,7 @@ He et al., "Mask R-CNN", ICCV 2017, with the attribute head of Jia et al., ECCV 
 
     photo → backbone → pyramid ┬→ proposals → pool 7×7  → box head ─→ detections
                                ├──────────── pool 14×14 → mask head ←─┤
+                               ├──── semantic head → pool 56×56 ──────┤ (added to the masks)
                                └──────────── pool 7×7 → attribute head ←┘
 
 Dimension glossary
@@ -26,10 +27,16 @@ from style_maskrcnn.box_head import POOL_SIZE as BOX_POOL
 from style_maskrcnn.box_head import BoxHead, RoiSample
 from style_maskrcnn.config import AttributeGroup, NetworkConfig
 from style_maskrcnn.fpn import FeaturePyramid
+from style_maskrcnn.mask_head import MASK_SIZE, MaskHead, mask_loss, mask_targets
 from style_maskrcnn.mask_head import POOL_SIZE as MASK_POOL
-from style_maskrcnn.mask_head import MaskHead, mask_loss, mask_targets
 from style_maskrcnn.pooling import batch_rois, pool
 from style_maskrcnn.rpn import RegionProposalNetwork
+from style_maskrcnn.semantic_head import (
+    REFINED_SIZE,
+    SemanticHead,
+    refined_masks,
+    semantic_loss,
+)
 from style_maskrcnn.targets import Target
 
 
@@ -37,8 +44,9 @@ from style_maskrcnn.targets import Target
 class NetworkOutput:
     """What the network says of one photo, best first, in pixels of its input.
 
-    boxes: (N, 4) float32 xyxy. scores: (N,) float32. class_ids: (N,) int64. masks: (N, 28, 28)
-    float32 probabilities over each box. attributes: (N, V) float32 logits.
+    boxes: (N, 4) float32 xyxy. scores: (N,) float32. class_ids: (N,) int64. masks: (N, S, S)
+    float32 probabilities over each box; S is 28, or 56 with a semantic head.
+    attributes: (N, V) float32 logits.
     """
 
     boxes: Tensor
@@ -79,6 +87,16 @@ class StyleNetwork(nn.Module):
         self.mask_head = MaskHead(
             config.channels, config.mask_head.width, config.mask_head.depth, mask_channel_of_class
         )
+        self.semantic_head = (
+            SemanticHead(
+                config.channels,
+                len(self.strides),
+                config.semantic_head.width,
+                max(mask_channel_of_class) + 1,
+            )
+            if config.semantic_head.width
+            else None
+        )
         self.attribute_head = AttributeHead(
             config.channels,
             groups,
@@ -108,7 +126,7 @@ class StyleNetwork(nn.Module):
         return {
             **self.rpn.losses(rpn_output, targets),
             **self.box_head.losses(logits, deltas, samples, targets),
-            "mask": self._mask_loss(features, samples, targets),
+            **self._mask_losses(features, samples, targets),
             **self._attribute_losses(features, samples, targets),
         }
 
@@ -119,7 +137,7 @@ class StyleNetwork(nn.Module):
         proposals = self.rpn.proposals(self.rpn(features), height, width)[0]
         logits, deltas = self.box_head(self._pool(features, [proposals], BOX_POOL))
         found = self.box_head.detect(logits, deltas, proposals, height, width)
-        masks = self.mask_head(self._pool(features, [found.boxes], MASK_POOL), found.class_ids)
+        masks = self._masks(features, [found.boxes], found.class_ids, self._semantics(features))
         attributes = self.attribute_head(self.attribute_features(features, [found.boxes]))
         return NetworkOutput(
             found.boxes, found.scores, found.class_ids, torch.sigmoid(masks), attributes
@@ -133,19 +151,44 @@ class StyleNetwork(nn.Module):
         rois = batch_rois(boxes)
         return pool(features, self.strides, rois, size, self.config.canonical_size)
 
-    def _mask_loss(
-        self, features: Sequence[Tensor], samples: Sequence[RoiSample], targets: Sequence[Target]
+    def _semantics(self, features: Sequence[Tensor]) -> Tensor | None:
+        return None if self.semantic_head is None else self.semantic_head(features)
+
+    def _masks(
+        self,
+        features: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        class_ids: Tensor,
+        semantics: Tensor | None,
     ) -> Tensor:
+        """(R, S, S) mask logits of the photos' boxes, refined where there are semantics."""
+        masks: Tensor = self.mask_head(self._pool(features, boxes, MASK_POOL), class_ids)
+        if semantics is None:
+            return masks
+        channels = self.mask_head.channel_of_class[class_ids]
+        return refined_masks(masks, semantics, boxes, channels, self.strides[0])
+
+    def _mask_losses(
+        self, features: Sequence[Tensor], samples: Sequence[RoiSample], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
         positives = [s.positives for s in samples]
         boxes = [s.boxes[p] for s, p in zip(samples, positives, strict=True)]
         class_ids = torch.cat([s.class_ids[p] for s, p in zip(samples, positives, strict=True)])
+        semantics = self._semantics(features)
+        size = MASK_SIZE if semantics is None else REFINED_SIZE
         wanted = torch.cat(
             [
-                mask_targets(t.masks, b, s.matched[p])
+                mask_targets(t.masks, b, s.matched[p], size)
                 for t, b, s, p in zip(targets, boxes, samples, positives, strict=True)
             ]
         )
-        return mask_loss(self.mask_head(self._pool(features, boxes, MASK_POOL), class_ids), wanted)
+        losses = {"mask": mask_loss(self._masks(features, boxes, class_ids, semantics), wanted)}
+        if semantics is not None:
+            channel_of_class = self.mask_head.channel_of_class
+            losses["semantic"] = semantic_loss(
+                semantics, targets, channel_of_class, self.strides[0]
+            )
+        return losses
 
     def _attribute_losses(
         self, features: Sequence[Tensor], samples: Sequence[RoiSample], targets: Sequence[Target]

@@ -24,7 +24,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from style_maskrcnn.checkpoint import build, save_checkpoint, write_atomically
+from style_maskrcnn.checkpoint import (
+    build,
+    load_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
 from style_maskrcnn.config import Config
 from style_maskrcnn.datasets import (
     Batch,
@@ -56,6 +61,8 @@ from vision.taxonomy import Taxonomy, load_taxonomy
 
 # What the exported module calls the network.
 GRAPH_PREFIX = "network."
+# What a network that goes on from another one may have besides.
+FRESH_PARTS = {"attribute_head", "semantic_head"}
 LAST, BEST, LOG = "last.pt", "best.pt", "log.csv"
 log = logging.getLogger(__name__)
 
@@ -153,7 +160,7 @@ class Trainer:
         self.config, self.data, self.folder = config, data, run
         self.network = build(config, data.labels, pretrained=config.network.pretrained)
         if config.start_from:
-            start_from(self.network, config.start_from, data.labels)
+            start_from(self.network, config.start_from, data.labels, run.parent)
         self.network.to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = make_optimizer(self.network, config)
@@ -231,6 +238,7 @@ class Trainer:
             self.config.input.train_long_sides,
             (schedule.seed, epoch),
             first=index,
+            augmentation=self.config.augmentation,
         )
         return next(batches)
 
@@ -294,20 +302,37 @@ class Trainer:
                 writer.writerow([self.at.step, f"{self.at.minutes:.2f}", name, value])
 
 
-def start_from(network: StyleNetwork, name: str, labels: LabelSet) -> None:
-    """Weights of a bundle of the same network; attribute heads start afresh.
+def start_from(network: StyleNetwork, name: str, labels: LabelSet, runs: Path) -> None:
+    """The best weights of another run or, without it, those of the bundle of this name.
 
-    Raises `PermanentError` (`dataset_invalid`) when the bundle knows other tags than the data.
+    Attribute heads start afresh, and so does a semantic head that the other network has not.
+
+    Raises `PermanentError` (`dataset_invalid`) when they know other tags than the data.
     """
+    path = runs / name / BEST
+    if path.is_file():
+        checkpoint = load_checkpoint(path)
+        _expect_same_tags(name, checkpoint.labels.class_names, labels)
+        weights = checkpoint.network.state_dict()
+        shared = {n: w for n, w in weights.items() if n.split(".")[0] != "attribute_head"}
+        missing, left_over = network.load_state_dict(shared, strict=False)
+        if left_over or {n.split(".")[0] for n in missing} - FRESH_PARTS:
+            raise PermanentError(
+                ErrorCode.DATASET_INVALID, f"start_from: {path} is of another network"
+            )
+        return
     bundle = open_bundle(WEIGHTS_DIR / name, "style")
-    known = OutputSpec.from_bundle(bundle).class_names
-    if known != labels.class_names:
+    _expect_same_tags(name, OutputSpec.from_bundle(bundle).class_names, labels)
+    load_graph_weights(network, bundle.graph_path, GRAPH_PREFIX)
+
+
+def _expect_same_tags(name: str, known: Sequence[str], labels: LabelSet) -> None:
+    if tuple(known) != labels.class_names:
         other = sorted(set(known) ^ set(labels.class_names))
         raise PermanentError(
             ErrorCode.DATASET_INVALID,
             f"start_from: {name} knows other tags than the data set: {', '.join(other)}",
         )
-    load_graph_weights(network, bundle.graph_path, GRAPH_PREFIX)
 
 
 def make_optimizer(network: StyleNetwork, config: Config) -> torch.optim.Optimizer:

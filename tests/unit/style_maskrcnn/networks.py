@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from style_maskrcnn.config import (
     AttributeGroup,
     AttributeHeadConfig,
@@ -9,6 +11,7 @@ from style_maskrcnn.config import (
     MaskHeadConfig,
     NetworkConfig,
     ProposalConfig,
+    SemanticHeadConfig,
 )
 
 GROUPS = (
@@ -33,3 +36,5 @@ TINY = NetworkConfig(
     mask_head=MaskHeadConfig(width=8, depth=1),
     attribute_head=AttributeHeadConfig(width=32, dropout=0.0),
 )
+# The same with a semantic head.
+TINY_SEMANTIC = replace(TINY, semantic_head=SemanticHeadConfig(width=8))

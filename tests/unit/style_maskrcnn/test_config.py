@@ -38,12 +38,19 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("netwrok: {}", "unknown key netwrok in the file; known: network, input, output, data"),
+        (
+            "netwrok: {}",
+            "unknown key netwrok in the file; known: network, input, augmentation, output",
+        ),
         ("schedule: {epoch: 3}", "unknown key epoch in schedule.; known: epochs, batch_size"),
         ("schedule: 3", "schedule. must be a mapping"),
         ("schedule: {epochs: many}", "schedule.epochs must be int, not 'many'"),
         ("schedule: {epochs: true}", "schedule.epochs must be int, not True"),
         ("input: {train_long_sides: 448}", "input.train_long_sides must be a list"),
+        ("augmentation: {copy_paste: 1.5}", "augmentation.copy_paste must be in [0, 1]"),
+        ("augmentation: {max_pasted: 0}", "augmentation.max_pasted must be at least 1"),
+        ("augmentation: {close_up_zoom: [0.5, 2.0]}", "must be [least, greatest], from 1 on"),
+        ("augmentation: {close_up_zoom: [2.0, 1.5]}", "must be [least, greatest], from 1 on"),
         ("attributes: {object_sizes: [1]}", "attributes.object_sizes must have 2 values"),
         ("[1, 2]", "the file must be a mapping"),
     ],

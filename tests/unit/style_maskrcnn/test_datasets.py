@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from style_maskrcnn.config import AugmentationConfig
 from style_maskrcnn.datasets import (
     LabelSet,
     Sample,
+    View,
     batches_of_epoch,
     boxes_of_masks,
     decode_photo,
@@ -18,9 +21,11 @@ from style_maskrcnn.datasets import (
     make_batch,
     make_samples,
     make_view,
+    paste,
     read_instances,
     repeat_factors,
     split_ids,
+    varied_view,
 )
 from tests.unit.style_maskrcnn.drawing import ccp_files, mat, write_folder, write_zip
 from training.ccp import CcpDataset
@@ -168,6 +173,95 @@ def test_augmented_masks_stay_on_their_pixels(seed: int) -> None:
     for x1, y1, x2, y2 in view.ignore_boxes.round().astype(int):
         green = view.pixels[y1:y2, x1:x2].astype(int).mean(axis=(0, 1))
         assert green[1] > green[0] + 40
+
+
+def plain_view(
+    value: int, boxes: dict[int, tuple[int, int, int, int]], size_hw: tuple[int, int] = (40, 40)
+) -> View:
+    """A photo of one grey with the given rectangles by class id, each its own instance."""
+    masks = np.zeros((len(boxes), *size_hw), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.values(), strict=True):
+        mask[y1:y2, x1:x2] = 1
+    return View(
+        np.full((*size_hw, 3), value, np.uint8),
+        masks,
+        np.array(list(boxes), np.int64),
+        np.zeros((0, 4), np.float32),
+    )
+
+
+def test_a_pasted_garment_takes_its_pixels() -> None:
+    onto = plain_view(10, {0: (0, 0, 20, 40), 1: (30, 30, 40, 40)})
+    source = plain_view(200, {2: (10, 0, 40, 20), 3: (0, 30, 10, 40)})
+    view = paste(onto, source, np.array([0]), min_visible=0.3)
+    assert view.class_ids.tolist() == [0, 1, 2]
+    assert boxes_of_masks(view.masks).tolist() == [
+        [0, 0, 20, 40],
+        [30, 30, 40, 40],
+        [10, 0, 40, 20],
+    ]
+    assert view.masks[0, 5].tolist() == [1] * 10 + [0] * 30
+    assert view.masks.sum(axis=0).max() == 1
+    assert (view.pixels[2:18, 12:38] == 200).all()
+    assert (view.pixels[22:] == 10).all()
+
+
+def test_a_garment_hardly_in_sight_any_more_is_dropped() -> None:
+    onto = plain_view(10, {0: (0, 0, 20, 40), 1: (20, 0, 40, 40)})
+    source = plain_view(200, {2: (0, 0, 15, 40)})
+    chosen = np.array([0])
+    assert paste(onto, source, chosen, min_visible=0.3).class_ids.tolist() == [1, 2]
+    assert paste(onto, source, chosen, min_visible=0.2).class_ids.tolist() == [0, 1, 2]
+
+
+def test_what_is_pasted_beyond_the_photo_is_cut_off() -> None:
+    onto = plain_view(10, {0: (0, 0, 20, 20)}, (20, 60))
+    source = plain_view(200, {1: (0, 10, 30, 40), 2: (0, 30, 30, 40)})
+    view = paste(onto, source, np.array([0, 1]), min_visible=0.3)
+    assert view.pixels.shape == (20, 60, 3)
+    assert view.class_ids.tolist() == [0, 1]  # the other lies beyond
+    assert boxes_of_masks(view.masks)[1].tolist() == [0, 10, 30, 20]
+
+
+def test_attributes_go_with_their_pasted_instances() -> None:
+    onto = replace(plain_view(10, {0: (0, 0, 9, 9), 1: (20, 0, 40, 40)}), attribute_ids=((7,), ()))
+    source = replace(
+        plain_view(200, {2: (0, 30, 9, 40), 3: (0, 0, 12, 12)}), attribute_ids=((1,), (2, 3))
+    )
+    view = paste(onto, source, np.array([1]), min_visible=0.3)
+    assert view.class_ids.tolist() == [1, 3]
+    assert view.attribute_ids == ((), (2, 3))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copy_paste_and_close_ups_keep_masks_on_their_pixels(seed: int) -> None:
+    files = ccp_files({"1": {"dress": (20, 20, 50, 70)}})
+    mask = Rle.encode(np.pad(np.ones((50, 30), bool), ((20, 26), (20, 14))))
+    nothing = np.zeros((0, 4), np.float32)
+    photo = Sample("1", files["photos/1.jpg"], (96, 64), (0,), (mask,), nothing)
+    every = AugmentationConfig(copy_paste=1.0, close_ups=0.5)
+    view = varied_view([photo], 0, 96, np.random.default_rng(seed), every)
+    blue = view.pixels[:, :, 2].astype(int) - view.pixels[:, :, 0] > 60
+    inside = view.masks.any(axis=0)
+    assert (blue & inside).sum() >= 0.9 * inside.sum()
+    assert (blue & ~inside).sum() <= 0.1 * inside.sum()
+    assert view.masks.sum(axis=0).max() == 1
+
+
+def test_a_close_up_is_a_window_of_the_enlarged_photo(dataset: CcpDataset) -> None:
+    _, samples = samples_of(dataset)
+    always = AugmentationConfig(close_ups=1.0, close_up_zoom=(2.0, 2.0))
+    views = [varied_view(samples, 0, 96, np.random.default_rng(i), always) for i in range(20)]
+    assert all(v.pixels.shape[0] <= 96 and v.pixels.shape[1] <= 64 for v in views)
+    # The bag is 20 pixels high in the photo; whole in a window of the doubled one it is 40.
+    bags = [boxes_of_masks(v.masks)[list(v.class_ids).index(2)] for v in views if 2 in v.class_ids]
+    assert max(y2 - y1 for _, y1, _, y2 in bags) == 40
+
+
+def test_plain_augmentation_is_one_view_after_another(dataset: CcpDataset) -> None:
+    _, samples = samples_of(dataset)
+    plain = varied_view(samples, 1, 96, np.random.default_rng(4), AugmentationConfig())
+    assert (plain.pixels == make_view(samples[1], 96, np.random.default_rng(4)).pixels).all()
 
 
 def test_an_epoch_resumes_on_the_same_batches(dataset: CcpDataset) -> None:

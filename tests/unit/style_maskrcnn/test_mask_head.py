@@ -33,6 +33,13 @@ def test_target_is_the_crop_of_the_right_mask() -> None:
     assert mask_targets(masks, torch.tensor([[20.0, 10, 48, 38]]), torch.tensor([0])).sum() == 0
 
 
+def test_target_of_another_size() -> None:
+    masks = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    masks[0, :, :32] = 1
+    wanted = mask_targets(masks, torch.tensor([[0.0, 0, 64, 64]]), torch.tensor([0]), size=56)
+    assert wanted[0].mean(dim=0).tolist() == [1.0] * 28 + [0.0] * 28
+
+
 def test_target_beyond_the_mask_is_outside() -> None:
     masks = torch.zeros(1, 64, 64, dtype=torch.uint8)
     masks[0, 0:28, 0:28] = 1

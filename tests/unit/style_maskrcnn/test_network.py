@@ -10,20 +10,30 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 pytest.importorskip("timm")
 
-from style_maskrcnn.config import AttributeGroup  # noqa: E402
+from style_maskrcnn.config import AttributeGroup, NetworkConfig  # noqa: E402
 from style_maskrcnn.export import compare, export_onnx  # noqa: E402
 from style_maskrcnn.network import StyleNetwork  # noqa: E402
 from style_maskrcnn.targets import Target  # noqa: E402
-from tests.unit.style_maskrcnn.networks import CLASS_NAMES, GROUPS, TINY  # noqa: E402
+from tests.unit.style_maskrcnn.networks import (  # noqa: E402
+    CLASS_NAMES,
+    GROUPS,
+    TINY,
+    TINY_SEMANTIC,
+)
 from vision.errors import ErrorCode, PermanentError  # noqa: E402
 from vision.session import OnnxSession  # noqa: E402
 
 
 def network(
-    *, finds_something: bool = True, groups: Sequence[AttributeGroup] = GROUPS
+    *,
+    finds_something: bool = True,
+    groups: Sequence[AttributeGroup] = GROUPS,
+    config: NetworkConfig = TINY,
 ) -> StyleNetwork:
     torch.manual_seed(3)
-    built = StyleNetwork(TINY, len(CLASS_NAMES), (0, 1, 2), groups).eval()
+    built = StyleNetwork(config, len(CLASS_NAMES), (0, 1, 2), groups).eval()
+    if built.semantic_head is not None:
+        torch.nn.init.normal_(built.semantic_head.logits.weight, std=0.3)
     # Random weights as they start find nothing; these find something of every class everywhere.
     for layer, std in ((built.box_head.classes, 1.0), (built.rpn.objectness, 0.5)):
         torch.nn.init.normal_(layer.weight, std=std)
@@ -67,6 +77,17 @@ def test_losses_are_finite_and_reach_every_part() -> None:
     net = network().train()
     losses = net.losses(torch.randn(2, 3, 96, 64), [target((96, 64))] * 2)
     assert set(losses) == {"rpn_objectness", "rpn_box", "class", "box", "mask"}
+    reaches_every_part(net, losses)
+
+
+def test_losses_of_a_network_with_a_semantic_head() -> None:
+    net = network(config=TINY_SEMANTIC).train()
+    losses = net.losses(torch.randn(2, 3, 96, 64), [target((96, 64))] * 2)
+    assert set(losses) == {"rpn_objectness", "rpn_box", "class", "box", "mask", "semantic"}
+    reaches_every_part(net, losses)
+
+
+def reaches_every_part(net: StyleNetwork, losses: dict[str, torch.Tensor]) -> None:
     total = torch.stack(list(losses.values())).sum()
     assert torch.isfinite(total)
     total.backward()
@@ -128,6 +149,18 @@ def test_exported_graph_of_a_photo_where_nothing_is_found(tmp_path: Path) -> Non
     assert values["boxes"].shape == (0, 4)
     assert values["masks"].shape == (0, 28, 28)
     assert values["attributes"].shape == (0, 5)
+
+
+def test_exported_graph_with_a_semantic_head(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    net = network(config=TINY_SEMANTIC)
+    export_onnx(net, path, (96, 64))
+    assert compare(net, path, photos((96, 64), (64, 96), (160, 128))).detections >= 3
+    values = OnnxSession(path, 1).run({"image": photos((96, 64))[0]})
+    assert values["masks"].shape[1:] == (56, 56)
+    empty = network(config=TINY_SEMANTIC, finds_something=False)
+    export_onnx(empty, path, (96, 64))
+    assert compare(empty, path, photos((96, 64))).detections == 0
 
 
 def test_exported_graph_without_attribute_groups(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from style_maskrcnn.train import (  # noqa: E402
     train,
 )
 from tests.unit.style_maskrcnn.drawing import ccp_files, write_zip  # noqa: E402
-from tests.unit.style_maskrcnn.networks import TINY  # noqa: E402
+from tests.unit.style_maskrcnn.networks import TINY, TINY_SEMANTIC  # noqa: E402
 from training.split import split_of  # noqa: E402
 from vision.bundle import WEIGHTS_DIR, open_bundle  # noqa: E402
 from vision.errors import PermanentError  # noqa: E402
@@ -152,14 +152,14 @@ def test_other_tags_do_not_resume(ccp: Path, tmp_path: Path) -> None:
         Trainer(CONFIG, other, tmp_path)
 
 
-def test_a_run_may_start_from_the_bundle_that_ships() -> None:
+def test_a_run_may_start_from_the_bundle_that_ships(tmp_path: Path) -> None:
     bundle = open_bundle(WEIGHTS_DIR / "style_mask_rcnn", "style")
     spec = OutputSpec.from_bundle(bundle)
     labels = LabelSet(spec.class_names, spec.coarse_of_class)
     config = load_config(CONFIGS / "ccp_efficientnet_lite0.yaml")
     network = build(config, labels).eval()
 
-    start_from(network, "style_mask_rcnn", labels)
+    start_from(network, "style_mask_rcnn", labels, tmp_path)
 
     image = np.random.default_rng(0).normal(size=(1, 3, 192, 128)).astype(np.float32)
     expected = OnnxSession(bundle.graph_path).run({"image": image})
@@ -169,12 +169,33 @@ def test_a_run_may_start_from_the_bundle_that_ships() -> None:
     np.testing.assert_allclose(found.scores.numpy(), expected["scores"], atol=1e-4)
 
 
-def test_a_bundle_of_other_tags_is_not_started_from() -> None:
+def test_a_run_may_start_from_the_best_of_another_run(ccp: Path, tmp_path: Path) -> None:
+    train(CONFIG, ccp, tmp_path / "first")
+    first = load_checkpoint(tmp_path / "first" / "best.pt")
+    sharper = replace(CONFIG, start_from="first", network=TINY_SEMANTIC)
+
+    begun = Trainer(sharper, load_data(ccp, sharper), tmp_path / "second").network
+
+    before, after = first.network.state_dict(), begun.state_dict()
+    same = [n for n in after if n in before and torch.equal(before[n], after[n])]
+    assert {n for n in before if not n.startswith("attribute_head.")} <= set(same)
+    assert (after["semantic_head.logits.weight"] == 0).all()
+
+
+def test_a_run_of_another_network_is_not_started_from(ccp: Path, tmp_path: Path) -> None:
+    sharper = replace(CONFIG, network=TINY_SEMANTIC)
+    train(sharper, ccp, tmp_path / "sharper")
+    data = load_data(ccp, CONFIG)
+    with pytest.raises(PermanentError, match=r"start_from: .*best\.pt is of another network"):
+        Trainer(replace(CONFIG, start_from="sharper"), data, tmp_path / "plain")
+
+
+def test_a_bundle_of_other_tags_is_not_started_from(tmp_path: Path) -> None:
     labels = LabelSet(("kimono",), ("dress",))
     network = build(Config(), labels)
 
     with pytest.raises(PermanentError, match=r"style_mask_rcnn knows other tags.* kimono"):
-        start_from(network, "style_mask_rcnn", labels)
+        start_from(network, "style_mask_rcnn", labels, tmp_path)
 
 
 def test_too_few_photos_is_an_error(tmp_path: Path) -> None:
