@@ -30,7 +30,7 @@ _CELL = 8
 _CELLS = 256 // _CELL
 # How far, in CIEDE2000, cloth is off the centre of its colour's name, in light and shade and to the
 # catalogue's taste; chosen on products of the `validation` split.
-_NAME_ERROR = 2.5
+_NAME_ERROR = 3.5
 # Of a name that the evidence leaves out: evidence errs, too.
 _LEAST_LIKELY = 0.01
 # Of the weights around a picture's middle, as a share of its sides.
@@ -64,7 +64,7 @@ class Palette:
 
         The nearest name; with `likely`, (K,) the probability of each name, the most probable one of
         a colour that is off its name's centre by an exponential error of mean `_NAME_ERROR`. That
-        moves a colour by some 11 units at most: evidence of red makes no white pixel pink.
+        moves a colour by some 16 units at most: evidence of red makes no white pixel pink.
         """
         distances = self._cell_distances_of(cells)
         if likely is not None:

@@ -63,6 +63,24 @@ def test_what_only_the_style_model_half_saw_is_left_out():
     assert [round(garment.score or 0, 2) for garment in found] == [0.7, 0.6]
 
 
+def test_a_second_opinion_on_a_garment_is_no_garment_of_its_own():
+    # The detector's glasses reach far beyond the second instance: too little overlap for a partner.
+    detections = _detections(([214, 77, 263, 100], "eyewear"))
+    style = _style(([214, 77, 262, 99], "sunglasses"), ([223, 87, 260, 101], "glasses"))
+    assert [g.source for g in join(detections, style, TAXONOMY)] == ["detection"]
+    # Nor is it one where the style model alone saw both.
+    found = join(_detections(), style, TAXONOMY)
+    assert [g.style.label for g in found if g.style] == ["sunglasses"]
+
+
+def test_another_garment_in_front_stays():
+    detections = _detections(([0, 0, 20, 20], "top"))
+    beside = _style(([0, 0, 20, 20], "shirt"), ([15, 10, 25, 20], "blouse"))  # half beside it
+    assert len(join(detections, beside, TAXONOMY)) == 2
+    other = _style(([0, 0, 20, 20], "shirt"), ([5, 5, 15, 15], "bag"))
+    assert [g.category for g in join(detections, other, TAXONOMY)] == ["top", "bag"]
+
+
 def test_agreement_of_names_decides_between_nearly_equal_boxes():
     # A shirt under an open jacket: the jacket's instance fits the shirt's box slightly better.
     detections = _detections(([0, 0, 10, 20], "outerwear"), ([0, 0, 10, 19], "top"))
