@@ -5,7 +5,7 @@
 Times are of one photo of 1000x1500 pixels on two cores, from pixels to boxes; variants take turns,
 so that other work on the machine hits all alike. `--detectron2` times Detectron2's Faster R-CNN
 with ResNet-50 and FPN at its own 800 pixels beside them, with random weights: what it would cost,
-and nothing about how well it would do.
+and nothing about how well it would do. More names after `--model` are timed at the size they serve.
 """
 
 from __future__ import annotations
@@ -86,16 +86,20 @@ def precision(bundle: Bundle, data: Path, split: str, threads: int) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="default")
+    parser.add_argument("--model", nargs="+", default=["default"])
     parser.add_argument("--weights-dir", type=Path, default=WEIGHTS_DIR)
     parser.add_argument("--data", type=Path, help="Clothing Co-Parsing; without it, times only")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--detectron2", action="store_true")
     given = parser.parse_args()
-    bundle = open_bundle(resolve(given.model, "detection", given.weights_dir), "detection")
+    bundle, *others = (
+        open_bundle(resolve(name, "detection", given.weights_dir), "detection")
+        for name in given.model
+    )
     noise = np.random.default_rng(0).integers(0, 256, (*PHOTO_HW, 3), dtype=np.uint8)
     variants = {f"{bundle.name} at {size}": at_size(bundle, size) for size in SIZES}
+    variants |= {f"{b.name} at {b.input['long_side']}": b for b in others}
     runs: dict[str, Callable[[RgbImage], object]] = {}
     for name, variant in variants.items():
         detector = GarmentDetector(variant, given.threads)
