@@ -28,7 +28,7 @@ from vision.boxes import pairwise_iou
 from vision.taxonomy import load_taxonomy
 
 SPLITS = ("validation", "calibration")
-THRESHOLDS = (0.28, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 1.01)
+THRESHOLDS = (0.31, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 1.01)
 # Overlap that makes a found garment the true one, and that lays it in an ignore region.
 RIGHT_IOU = 0.5
 IGNORED_IOU = 0.3

@@ -13,17 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import cv2
-import numpy as np
 import typer
 
-from benchmarks.detectors import PHOTO_HW, core_and_wall_ms
-from style_maskrcnn.datasets import split_ids
+from benchmarks.detectors import core_and_wall_ms, timed_photo
 from style_maskrcnn.predictor import StyleModel
-from training.ccp import CcpDataset
-from training.split import DEFAULT_FRACTIONS
 from vision.bundle import open_bundle
-from vision.image import EncodedImage, RgbImage, decode
+from vision.image import RgbImage
 
 
 def main(
@@ -31,10 +26,7 @@ def main(
     data: Annotated[Path, typer.Option(help="Clothing Co-Parsing, a folder or a zip.")],
     threads: Annotated[int, typer.Option(min=0, help="Cores a run may use.")] = 2,
 ) -> None:
-    dataset = CcpDataset(data)
-    photo_id = split_ids(dataset, "validation", DEFAULT_FRACTIONS, "")[0]
-    pixels = decode(EncodedImage(dataset.photo_bytes(photo_id))).pixels
-    image = RgbImage(np.asarray(cv2.resize(pixels, PHOTO_HW[::-1]), np.uint8), sha256="")
+    image = timed_photo(data, "validation")
     models = {str(folder): StyleModel(open_bundle(folder, "style"), threads) for folder in bundles}
     runs: dict[str, Callable[[RgbImage], object]] = {}
     for name, model in models.items():

@@ -51,7 +51,7 @@ def two_stages() -> DetectorNetwork:
     fresh = build_network(TWO_STAGE.network, len(load_taxonomy().garment_classes))
     predictor = fresh.roi_heads.box_predictor
     nn.init.normal_(fresh.proposal_generator.rpn_head.objectness_logits.weight, std=0.5)
-    nn.init.normal_(predictor.cls_score.weight, std=3.0)
+    nn.init.normal_(predictor.cls_score.linear.weight, std=3.0)
     nn.init.normal_(predictor.bbox_pred.weight, std=0.5)
     return restored_network(TWO_STAGE, {"average": fresh.state_dict()})
 

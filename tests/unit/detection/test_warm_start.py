@@ -43,7 +43,7 @@ def test_a_run_may_start_from_the_averaged_weights_of_anothers_best(tmp_path: Pa
 
 
 def test_a_run_may_start_from_the_bundle_that_ships(tmp_path: Path) -> None:
-    config = load_config(CONFIG_DIR / "fcos_efficientnet_lite0_semantic.yaml")
+    config = load_config(CONFIG_DIR / "faster_rcnn_efficientnet_lite0.yaml")
     network = build_network(config.network, class_count=14)
 
     start_from(network, "garment_detector", tmp_path)
