@@ -133,10 +133,11 @@ def test_train_go_on_export_and_predict(tmp_path: Path, backend: str) -> None:
 
     assert trained.strip() == str(tmp_path / "runs/tiny/network.weights.h5")
     again = weights_in(tmp_path / "runs/tiny/network.weights.h5")
-    # On TensorFlow, Keras swaps averages in and out by adding and subtracting, which rounds; a
-    # step's weights differ from their average by far more.
+    # On TensorFlow, Keras swaps averages in and out by adding and subtracting, which rounds, and
+    # batch norms are measured with the rounded weights of all layers before; a step's weights and
+    # statistics differ from these by far more.
     for name, expected in finished.items():
-        np.testing.assert_allclose(again[name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(again[name], expected, rtol=1e-3, atol=1e-5, err_msg=name)
     with (tmp_path / "runs/tiny/log.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["round"] for row in rows] == ["1", "2", "3"]
