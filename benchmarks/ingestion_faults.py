@@ -37,6 +37,7 @@ import psutil
 from sqlalchemy import make_url, text
 
 from benchmarks.fault_shop import FATES, GOOD
+from services.ingestion import tasks
 from services.ingestion.intake import store_rows
 from services.ingestion.queue import IngestionQueue
 from services.ingestion.sources import open_catalogue
@@ -77,7 +78,8 @@ class Plan:
 class Outcome:
     """What came of it. unaccounted: rows that are not in exactly one final state. wrong_state: rows
     in another state, or with another code, than their photo deserves. duplicates: rows of any
-    table beyond the one that should be. exits: workers that ended by themselves. announced: how
+    table beyond the one that should be. exits: workers that ended by themselves. given_up:
+    innocent rows that were in hand at as many kills as an item is allowed. announced: how
     often the webhook came. jobs_left: in the queue, when all was done.
     """
 
@@ -89,6 +91,7 @@ class Outcome:
     postgres_kills: int = 0
     cut_s: float = 0.0
     exits: int = 0
+    given_up: int = 0
     seconds: float = 0.0
     announced: int = 0
     jobs_left: int = 0
@@ -310,12 +313,16 @@ def account(outcome: Outcome, database: Database, ingestion_id: UUID, kinds: Seq
     outcome.unaccounted = len(set(range(1, len(kinds) + 1)) ^ set(by_row))
     outcome.duplicates = sum(by_row.values()) - len(by_row)
     for item in items:
-        fate = FATES.get(kinds[item.row - 1], GOOD)
+        kind = kinds[item.row - 1]
+        fate = FATES.get(kind, GOOD)
+        if item.drops >= tasks.RETRY.attempts:
+            # Killed that often with the same photo in hand, a fleet must take it for a deadly one.
+            fate = FATES["deadly"]
+            outcome.given_up += kind != "deadly"
         if item.state not in ("done", "failed"):
             outcome.unaccounted += 1
         elif (item.state, item.error_code) != (fate.state, fate.code):
             outcome.wrong_state += 1
-            kind = kinds[item.row - 1]
             outcome.wrong.append(f"{item.row} {kind}: {item.error_code}, {item.attempts} attempts")
     photos = len(kinds) - sum(
         kind == "twin" or FATES.get(kind, GOOD).state != "done" for kind in kinds
