@@ -38,7 +38,10 @@ def predict_command(
     weights_dir: WeightsDir = WEIGHTS_DIR,
     threads: Threads = 0,
     min_score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Weakest box written; default 0.05.")
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Weakest box written; default: the bundle's for evaluation."
+        ),
     ] = None,
 ) -> None:
     """Write the garments of every photo as one JSON line, in the order of the names."""

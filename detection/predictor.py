@@ -24,7 +24,7 @@ class GarmentDetector:
     """Finds garments in photos; implements `Predictor[RgbImage, Detections]`.
 
     bundle: an opened detection bundle. threads: cores one run may use, 0 for ONNX Runtime's choice.
-    min_score: all boxes from this score on in place of the bundle's serving rule; 0.05 makes
+    min_score: all boxes from this score on in place of the bundle's serving rule; 0.01 makes
     average precision complete.
 
     Raises `PermanentError` (`bundle_invalid`) when the bundle's metadata lack what is needed.
